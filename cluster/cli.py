@@ -1,0 +1,71 @@
+"""`headrace`: the command line.
+
+Exit status: 0 done, 1 failed, 2 the user's input is wrong, 3 stopped on request with a checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+
+from cluster.commands import checkpoint, data, results, train
+from cluster.errors import ClusterError
+from data_shards.errors import DataError
+from model.errors import ModelError
+from monitoring.errors import MonitoringError
+from trainer.errors import TrainError
+
+USER_ERRORS = (ClusterError, DataError, ModelError, MonitoringError, TrainError)
+FAILED_STATUS, USER_ERROR_STATUS = 1, 2
+
+# Part of the contract, and of a later version.
+LATER = ("submit", "jobs", "status", "logs", "stop", "resume", "plan", "chaos", "doctor")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="headrace", description="Raw text to trained, compared GPT models on a Ray cluster."
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for module in (train, data, checkpoint, results):
+        module.register(commands)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; its exit status."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words and words[0] in LATER:
+        return _refuse(f"{words[0]}: this command is not in this version. `headrace --help` lists those that are.")
+    args = build_parser().parse_args(words)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        status: int = args.handler(args)
+    except USER_ERRORS as error:
+        if args.debug:
+            raise
+        return _refuse(str(error))
+    except Exception as error:
+        if args.debug:
+            raise
+        return _fail(error)
+    return status
+
+
+def _refuse(message: str) -> int:
+    print(f"headrace: {message}", file=sys.stderr)  # noqa: T201
+    return USER_ERROR_STATUS
+
+
+def _fail(error: Exception) -> int:
+    text = str(error) or type(error).__name__
+    hint = "" if type(error).__name__ == "RunFailedError" else "\n(--debug shows the stack trace)"
+    print(f"headrace: failed: {text}{hint}", file=sys.stderr)  # noqa: T201
+    return FAILED_STATUS
+
+
+if __name__ == "__main__":
+    sys.exit(main())

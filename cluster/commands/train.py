@@ -1,0 +1,115 @@
+"""`headrace run | prepare | train`: the main job."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cluster.commands.common import Subparsers, add_command, add_run_file, say
+
+if TYPE_CHECKING:
+    from cluster.drive import DriveResult
+    from trainer.config import RunConfig
+
+STOPPED_STATUS = 3
+
+
+def register(commands: Subparsers) -> None:
+    """Add the three commands."""
+    run = add_command(
+        commands,
+        "run",
+        run_command,
+        "prepare if needed, train, evaluate and export",
+        "headrace run recipes/demo.yaml --set train.lr=1.0e-3",
+    )
+    prepare = add_command(
+        commands, "prepare", prepare_command, "tokenise and shard only", "headrace prepare recipes/demo.yaml"
+    )
+    train = add_command(
+        commands,
+        "train",
+        train_command,
+        "train only; goes on from the newest good checkpoint",
+        "headrace train recipes/demo.yaml",
+    )
+    for parser in (run, prepare, train):
+        add_run_file(parser)
+    for parser in (run, train):
+        parser.add_argument(
+            "--accept-changes", action="store_true", help="resume with a changed length, learning rate or batch"
+        )
+
+
+def prepare_command(args: argparse.Namespace) -> int:
+    """Tokenise and shard."""
+    from cluster.drive import check_static, prepare_on_ray, session
+    from trainer.config import load_run_file
+
+    config = load_run_file(args.file, args.set)
+    settings = check_static(config, str(args.file), args.address)
+    began = time.monotonic()
+    with session(config, settings, args.address):
+        dataset = prepare_on_ray(config)
+    say(
+        f"{dataset.tokens('train'):,} training and {dataset.tokens('val'):,} held-out tokens in {len(dataset.shards)} "
+        f"shards, {time.monotonic() - began:.0f} s: {config.data_dir}"
+    )
+    say(f"next: headrace data stats {_short(config.data_dir)}")
+    return 0
+
+
+def train_command(args: argparse.Namespace) -> int:
+    """Train, without a report of samples and without export."""
+    _, result = _train(args)
+    return _status(result)
+
+
+def run_command(args: argparse.Namespace) -> int:
+    """The main job, and what came of it."""
+    from cluster.report import final_report
+    from trainer.trained import export_trained, open_trained
+
+    config, result = _train(args)
+    if result.status == "stopped":
+        return _status(result)
+    out_dir = Path(config.out_dir)
+    model_dir = export_trained(open_trained(out_dir), out_dir / "model")
+    say(final_report(config, out_dir, model_dir))
+    return 0
+
+
+def _train(args: argparse.Namespace) -> tuple[RunConfig, DriveResult]:
+    from cluster.drive import check_static, prepare_on_ray, session, train_on_ray
+    from trainer.config import load_run_file
+
+    config = load_run_file(args.file, args.set)
+    settings = check_static(config, str(args.file), args.address)
+    with session(config, settings, args.address) as resources:
+        dataset = prepare_on_ray(config)
+        result = train_on_ray(
+            config,
+            settings,
+            resources,
+            dataset,
+            accept_changes=args.accept_changes,
+            project=args.file.resolve().parent,
+        )
+    if result.status == "already finished":
+        say(f"{config.name} is finished: {result.launch.total_steps} steps in {_short(Path(config.out_dir))}")
+    return config, result
+
+
+def _status(result: DriveResult) -> int:
+    if result.status != "stopped":
+        return 0
+    say("stopped with a checkpoint; the same command goes on from it")
+    return STOPPED_STATUS
+
+
+def _short(path: Path) -> str:
+    """A path as a user would type it from here."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

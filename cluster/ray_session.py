@@ -1,0 +1,77 @@
+"""Joining a Ray cluster, or starting a local one for the length of a command."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import ray
+
+from cluster.errors import ClusterError
+
+logger = logging.getLogger(__name__)
+
+PACKAGES = ("cluster", "trainer", "data_shards", "model", "monitoring")
+LOCAL_OBJECT_STORE_BYTES = 512 << 20
+
+# Read by Ray Train's controller and workers. A gang is restarted as soon as Ray knows of a loss; workers stay in the
+# folder they were started in, so that nothing depends on where Ray Train would move them.
+TRAIN_ENVIRONMENT = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+
+
+def _project_root() -> Path:
+    return Path(__file__).resolve().parent.parent
+
+
+def _runtime_env(address: str | None) -> dict[str, object]:
+    """The five packages travel to the nodes of a cluster, so that a user's own `model/` does not shadow ours."""
+    if address is None:
+        return {"env_vars": {"PYTHONPATH": str(_project_root())}}
+    root = _project_root()
+    return {"py_modules": [str(root / name) for name in PACKAGES], "excludes": ["__pycache__"]}
+
+
+@contextmanager
+def ray_session(address: str | None, local_cpus: int) -> Iterator[None]:
+    """Ray for the length of the block: the cluster at `address`, or a fresh local one with `local_cpus` CPUs.
+
+    A local Ray is told `address="local"`, since a plain `ray.init` joins whatever cluster it finds. More CPUs than
+    the machine has may be given: workers are processes that share them.
+
+    Raises:
+        ClusterError: no cluster answers at the address.
+    """
+    os.environ.update(TRAIN_ENVIRONMENT)
+    common = {"log_to_driver": False, "logging_level": logging.WARNING, "runtime_env": _runtime_env(address)}
+    if address is None:
+        ray.init(
+            address="local",
+            num_cpus=local_cpus,
+            include_dashboard=False,
+            object_store_memory=LOCAL_OBJECT_STORE_BYTES,
+            **common,
+        )
+    else:
+        try:
+            ray.init(address=address, **common)
+        except ConnectionError as error:
+            raise ClusterError(
+                f"--address {address}: must be the address of a running Ray cluster, such as HOST:6379 or auto, but "
+                f"none answers there ({error}). Start one with `ray start --head`, or leave --address out."
+            ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def cluster_gpus() -> int:
+    """GPUs of the cluster that this process has joined."""
+    return int(ray.cluster_resources().get("GPU", 0))

@@ -1,0 +1,49 @@
+"""What a finished run prints: losses, a sample, where everything lies, and what to try next."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from monitoring.journal import Record, is_step, read_records
+from monitoring.settings import default_tracking_uri
+from trainer.config import RunConfig
+
+
+def summary_lines(records: Sequence[Record]) -> list[str]:
+    """Losses, speed and samples of a finished run, from its journal. Pure."""
+    steps = [record for record in records if is_step(record)]
+    final = [record for record in records if record.get("event") == "eval" and record["final"]][-1]
+    gain = final["unigram_loss"] - final["val_loss"]
+    speed = statistics.median(record["tokens_per_second"] for record in steps)
+    utilisation = statistics.median(record["mfu"] for record in steps)
+    lines = [
+        f"{final['step']:,} steps, {final['tokens']:,} tokens at {speed:,.0f} tokens/s "
+        f"({utilisation:.0%} of the measured matrix-product peak)",
+        f"validation loss {final['val_loss']:.3f} nats per token; unigram model of the same tokens "
+        f"{final['unigram_loss']:.3f}; {gain:.3f} below it",
+    ]
+    for sample in final["samples"]:
+        lines += ["", f"--- {sample['prompt']!r} goes on:", sample["prompt"] + sample["text"]]
+    return lines
+
+
+def final_report(config: RunConfig, out_dir: Path, model_dir: Path) -> str:
+    """The whole text that `headrace run` ends with."""
+    uri = config.monitoring.tracking_uri or default_tracking_uri(out_dir)
+    where = [
+        "",
+        f"run         {out_dir}",
+        f"dataset     {config.data_dir}",
+        f"model       {model_dir}  (Hugging Face layout)",
+        f"MLflow      {uri}",
+        "",
+        f"next: headrace dashboard --runs-dir {out_dir.parent}",
+        f"      headrace generate {out_dir} --prompt {_prompt(config)!r}",
+    ]
+    return "\n".join(["", *summary_lines(list(read_records(out_dir))), *where])
+
+
+def _prompt(config: RunConfig) -> str:
+    return config.eval.samples[0].splitlines()[-1] if config.eval.samples else "To be"

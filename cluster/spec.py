@@ -1,0 +1,69 @@
+"""What a gang is told, and how it ends."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cluster.heartbeat import HangLimits
+from cluster.policy import Diagnosis
+
+
+@dataclass(frozen=True)
+class GangSpec:
+    """Everything that the supervisors of one run share; plain values, so that it travels as JSON.
+
+    run_spec: passed to the ranks unchanged; entry: the module with `preload() -> None` and `main(spec) -> int`;
+    token: a secret of this gang, without which a connection is dropped; hang_seconds: age of the liveness that counts
+    as dead; start_seconds: limit for preloading, for gathering, and from the fork to the first heartbeat;
+    progress_seconds: limit between two beats of a rank whose threads live; ping_seconds: three of them without a word
+    are a lost connection; max_failures: restarts within the gang; env: added to the zygote's environment.
+    """
+
+    name: str
+    out_dir: str
+    run_spec: dict[str, Any]
+    token: str
+    entry: str = "trainer.rank"
+    hang_seconds: float = 30.0
+    start_seconds: float = 120.0
+    progress_seconds: float = 1800.0
+    ping_seconds: float = 5.0
+    max_failures: int = 10
+    env: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def out_path(self) -> Path:
+        return Path(self.out_dir)
+
+    @property
+    def hang_limits(self) -> HangLimits:
+        return HangLimits(self.hang_seconds, self.start_seconds, self.progress_seconds)
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "GangSpec":
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The good end of a gang. status: `finished`, or `stopped` on request with a checkpoint; step: the last one."""
+
+    status: str
+    attempt: int
+    step: int
+    restarts: int
+
+
+class GangFailed(Exception):
+    """The gang gave up. `diagnosis.final` says whether starting it again is of no use."""
+
+    def __init__(self, diagnosis: Diagnosis) -> None:
+        super().__init__(diagnosis)
+        self.diagnosis = diagnosis
+
+    def __str__(self) -> str:
+        return self.diagnosis.text()

@@ -1,0 +1,5 @@
+"""What the user can put right: a wrong field, file or record."""
+
+
+class DataError(ValueError):
+    """Wrong user input about data; its text names the field or file, the rule, the value found and what to do."""

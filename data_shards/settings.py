@@ -1,0 +1,147 @@
+"""The `data:` section of a run file."""
+
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from data_shards.errors import DataError
+
+_WILDCARDS = frozenset("*?[")
+# Every byte needs a token of its own, and <|endoftext|> is one more.
+SMALLEST_VOCABULARY = 257
+
+
+class SourceSettings(BaseModel):
+    """Files that are read alike and share one weight."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: str = Field(min_length=1, description="a file, or a pattern such as corpus/**/*.txt")
+    format: Literal["auto", "text", "jsonl", "parquet"] = Field("auto", description="auto goes by the file's suffix")
+    field: str = Field(
+        "text", min_length=1, description="where a JSONL or Parquet record keeps its text; a.b is nested"
+    )
+    document: Literal["file", "line", "blank_line"] = Field(
+        "file", description="what is one document of a text file: the file, a line, or what stands between blank lines"
+    )
+    weight: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="share of training tokens; all sources have one or none"
+    )
+    name: str | None = Field(None, min_length=1, description="default: the path from its last plain folder on")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_a_bare_path(cls, value: Any) -> Any:
+        return {"path": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _refuse_what_would_not_be_used(self) -> Self:
+        if self.format in ("jsonl", "parquet") and self.document != "file":
+            raise ValueError(
+                f"document: {self.document} is for text files, but format is {self.format}: leave document out"
+            )
+        if self.format == "text" and self.field != "text":
+            raise ValueError(f"field: {self.field} is for jsonl and parquet, but format is text: leave field out")
+        return self
+
+    @property
+    def label(self) -> str:
+        """The source's name in manifest and statistics: `name`, or one made from `path` that ignores where it lies."""
+        return self.name or default_name(self.path)
+
+
+class TrainTokenizer(BaseModel):
+    """A tokenizer that is trained on the training documents."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    train: Literal["bpe"] = Field(description="byte-level BPE, as GPT-2's")
+    vocab_size: int = Field(ge=SMALLEST_VOCABULARY, description="<|endoftext|> and the 256 bytes included")
+
+
+class DataSettings(BaseModel):
+    """The corpus, its tokenizer, and how it is laid out and read."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dir: str | None = Field(None, description="where the dataset lies; default: OUT_DIR/data")
+    sources: tuple[SourceSettings, ...] = Field(min_length=1, description="paths, patterns or sections")
+    tokenizer: TrainTokenizer | str = Field(
+        description="{train: bpe, vocab_size: N}, a tokenizer.json, or a folder with tokenizer.json "
+        "or vocab.json/encoder.json and merges.txt/vocab.bpe"
+    )
+    val_fraction: float = Field(0.01, gt=0, lt=1, description="share of documents held out, chosen by their hash")
+    val_sources: tuple[SourceSettings, ...] | None = Field(
+        None, min_length=1, description="held-out files; val_fraction is then not used"
+    )
+    on_bad_record: Literal["fail", "skip"] = Field("fail", description="skip drops bad records, counts and logs them")
+    unit_bytes: int = Field(64 << 20, ge=1, description="text of one unit of work and so of one shard, at most")
+    block_tokens: int = Field(65_536, ge=1, le=1 << 30, description="tokens in one member of a shard")
+    streams: int = Field(192, ge=1, description="read at once; world sizes that divide it read fewest shards each")
+    shuffle_window: int = Field(8, ge=1, description="shards among which a stream's sequences are shuffled")
+
+    @field_validator("val_sources")
+    @classmethod
+    def _refuse_weights_of_val_sources(cls, value: tuple[SourceSettings, ...] | None) -> Any:
+        for source in value or ():
+            if source.weight is not None:
+                raise ValueError(
+                    f"{source.path}: validation sources have no weight, found {source.weight}: leave it out"
+                )
+        return value
+
+    @model_validator(mode="after")
+    def _check_sources(self) -> Self:
+        without = [source.label for source in self.sources if source.weight is None]
+        if without and len(without) < len(self.sources):
+            raise ValueError(f"sources: all have a weight or none has; without one: {', '.join(without)}")
+        labels = [source.label for source in (*self.sources, *(self.val_sources or ()))]
+        doubles = sorted({label for label in labels if labels.count(label) > 1})
+        if doubles:
+            raise ValueError(f"sources: two are called {doubles[0]}: give each a name of its own (name: ...)")
+        return self
+
+    @property
+    def weights(self) -> dict[str, float] | None:
+        """Weight by source name, as given (they need not sum to one); None if no source has one."""
+        weighted = {source.label: source.weight for source in self.sources if source.weight is not None}
+        return weighted or None
+
+
+def default_name(path: str) -> str:
+    """A source's name that stays when the corpus moves: `a/b/en/*.txt` is `en/*.txt`, `a/zh.jsonl` is `zh.jsonl`."""
+    parts = Path(path).parts
+    wild = next((i for i, part in enumerate(parts) if _WILDCARDS & set(part)), len(parts))
+    kept = parts[max(0, wild - 1) :]
+    return "/".join(part for part in kept if part != "/") or path
+
+
+def resolve_paths(settings: DataSettings, base: Path) -> DataSettings:
+    """The same settings with absolute paths: relative ones lie under `base`, the run file's folder.
+
+    Raises DataError for an address with a scheme (s3://...): this version reads local files only.
+    """
+
+    def sources(given: tuple[SourceSettings, ...], field: str) -> tuple[SourceSettings, ...]:
+        return tuple(
+            source.model_copy(update={"path": _absolute(source.path, base, field), "name": source.label})
+            for source in given
+        )
+
+    changes: dict[str, Any] = {"sources": sources(settings.sources, "data.sources")}
+    if settings.val_sources is not None:
+        changes["val_sources"] = sources(settings.val_sources, "data.val_sources")
+    if isinstance(settings.tokenizer, str):
+        changes["tokenizer"] = _absolute(settings.tokenizer, base, "data.tokenizer")
+    if settings.dir is not None:
+        changes["dir"] = _absolute(settings.dir, base, "data.dir")
+    return settings.model_copy(update=changes)
+
+
+def _absolute(path: str, base: Path, field: str) -> str:
+    if "://" in path:
+        raise DataError(
+            f"{field}: {path} is not a local path: this version reads and writes local files; copy it there"
+        )
+    return str(base.absolute() / Path(path).expanduser())

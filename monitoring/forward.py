@@ -1,0 +1,175 @@
+"""From the journal of a run to its MLflow run, exactly once, over any number of kills and restarts.
+
+`OUT_DIR/journal/sent.json` holds, for each MLflow run, how far the journal was sent, and how far it will have been when
+the send that is under way is done. After a kill in the middle that same piece is sent again: the same points, which
+MLflow stores once. Points of the same step with another time stamp would be stored twice, so a step counts as sent by
+its number, not by its values.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from monitoring.errors import MonitoringError
+from monitoring.journal import JournalReader, Positions, Record, journal_dir, read_records, records_between, sender_lock
+from monitoring.mlflow_store import MlflowRun, StoreErrors
+from monitoring.runs import read_run_folder
+from monitoring.settings import default_tracking_uri
+from monitoring.translate import Translator, Update
+
+_PIECE_BYTES = 256 * 1024  # of the journal: about 600 steps, five calls
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """What an import did."""
+
+    run_id: str
+    mlflow_run_id: str | None  # None: nothing was done, another process is sending this run
+    points: int  # values of metrics sent
+    status: str | None  # MLflow's word
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who a run is, for its page in MLflow."""
+
+    run_id: str
+    name: str
+    start_time_ms: int
+
+
+class Forwarder:
+    """Sends one run's journal, piece by piece."""
+
+    def __init__(self, out_dir: Path, run: MlflowRun) -> None:
+        """Takes up where `sent.json` says; sends an interrupted piece again (one of `StoreErrors` if that fails)."""
+        self._out_dir = out_dir
+        self._run = run
+        self._log = _SentLog(out_dir, run.mlflow_run_id)
+        self._translator = Translator()
+        sent, sending = self._log.read()
+        before = self._translator.translate(records_between(out_dir, {}, sent))
+        self._reader = JournalReader(out_dir, sending)
+        interrupted = self._translator.translate(records_between(out_dir, sent, sending))
+        self._pending: Update | None = interrupted if sent != sending else None
+        self.points = 0
+        self.status = before.status  # MLflow's word, after what was sent
+
+    def forward(self) -> bool:
+        """Sends the next piece; False if there was none. After one of `StoreErrors` the next call tries it again."""
+        if self._pending is None:
+            self._pending = self._next_piece()
+        if self._pending is None:
+            return False
+        self._run.send(self._pending)
+        self._log.write(sent=self._reader.positions, sending=self._reader.positions)
+        self.points += len(self._pending.points)
+        self.status = self._pending.status or self.status
+        self._pending = None
+        return True
+
+    @property
+    def positions(self) -> Positions:
+        """How far the journal was read, in bytes by file."""
+        return self._reader.positions
+
+    def add_plot(self) -> None:
+        """Draws the losses of the whole journal and stores the picture with the run."""
+        # Imported here: the drawing library is 35 MB that a sender needs once, at the end.
+        from monitoring.plot import save_loss_plot
+
+        path = save_loss_plot(list(read_records(self._out_dir)), journal_dir(self._out_dir) / "loss.png")
+        self._run.add_file(path)
+
+    def _next_piece(self) -> Update | None:
+        before = self._reader.positions
+        records = self._reader.poll(_PIECE_BYTES)
+        if not records:
+            return None
+        self._log.write(sent=before, sending=self._reader.positions)
+        return self._translator.translate(records)
+
+
+def import_journal(out_dir: Path, tracking_uri: str | None, experiment: str) -> ImportReport:
+    """Brings MLflow up to the end of a run's journal, once through; nothing if a sender is at work on it.
+
+    `tracking_uri` None: the SQLite store beside the runs. MonitoringError if there is no journal, if it is broken, or
+    if the store cannot be used.
+    """
+    uri = tracking_uri or default_tracking_uri(out_dir)
+    identity = identify(out_dir)
+    if identity is None:
+        raise MonitoringError(f"{journal_dir(out_dir)}: must hold the journal of a run, found no record; train first")
+    with sender_lock(out_dir) as held:
+        if not held:
+            return ImportReport(identity.run_id, None, 0, None)
+        try:
+            return _import(out_dir, uri, experiment, identity)
+        except StoreErrors as error:
+            raise MonitoringError(
+                f"monitoring.tracking_uri: must be a store that can be written, found {uri!r}, which says: {error}; "
+                f"start the server or correct the address"
+            ) from error
+
+
+def _import(out_dir: Path, uri: str, experiment: str, identity: Identity) -> ImportReport:
+    run = MlflowRun.open(uri, experiment, identity.run_id, identity.name, identity.start_time_ms)
+    forwarder = Forwarder(out_dir, run)
+    while forwarder.forward():
+        pass
+    if forwarder.points:
+        forwarder.add_plot()
+    return ImportReport(identity.run_id, run.mlflow_run_id, forwarder.points, forwarder.status)
+
+
+def identify(out_dir: Path) -> Identity | None:
+    """The run's identity, from its first start event, else from `run.json`; None while the journal is empty."""
+    first: Record | None = None
+    for record in read_records(out_dir):
+        first = first or record
+        if record.get("event") == "start":
+            return Identity(record["run_id"], record["name"], round(record["time"] * 1000))
+    if first is None:
+        return None
+    run = read_run_folder(out_dir)
+    return Identity(run.run_id, run.name, round(first["time"] * 1000))
+
+
+class _SentLog:
+    """`sent.json`: {"version": 1, "runs": {MLFLOW_RUN_ID: {"sent": {FILE: BYTES}, "sending": {FILE: BYTES}}}}."""
+
+    def __init__(self, out_dir: Path, mlflow_run_id: str) -> None:
+        self._path = journal_dir(out_dir) / "sent.json"
+        self._id = mlflow_run_id
+        self._runs: dict[str, Any] = {}
+        if self._path.exists():
+            self._runs = _parse_sent(self._path)
+
+    def read(self) -> tuple[Positions, Positions]:
+        entry = self._runs.get(self._id, {"sent": {}, "sending": {}})
+        return entry["sent"], entry["sending"]
+
+    def write(self, sent: Mapping[str, int], sending: Mapping[str, int]) -> None:
+        self._runs[self._id] = {"sent": dict(sent), "sending": dict(sending)}
+        draft = self._path.with_name(f".sent.json.{os.getpid()}")
+        with draft.open("w") as file:
+            json.dump({"version": 1, "runs": self._runs}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(self._path)
+
+
+def _parse_sent(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text())["runs"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise MonitoringError(
+            f"{path}: must be what was written there, found {path.read_text()[:80]!r}; remove it, "
+            f"the journal is then sent from its beginning and MLflow drops what it has"
+        ) from error

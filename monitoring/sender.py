@@ -1,0 +1,82 @@
+"""`python -m monitoring.sender --out-dir DIR`: follows the journal of a run and sends it to MLflow.
+
+A process of its own, so that no step of a training waits for MLflow. It ends when a run's end has been sent, or when
+its standard input ends (its parent has died, or asks it to): then it sends what is there, for ten seconds at most.
+Where MLflow cannot be used it says so once and tries again, ever more rarely.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from monitoring.errors import MonitoringError
+from monitoring.journal import attempt_paths, sender_lock
+from monitoring.settings import MonitoringSettings, default_tracking_uri
+
+logger = logging.getLogger(__name__)
+
+_HARD_STOP_SECONDS = 15.0  # after the parent has gone, whatever a call to MLflow is waiting for
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command; exit status 0, or 2 where the input is wrong (said on standard error)."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="headrace sender: %(message)s")
+    known = {path.name: path.stat().st_size for path in attempt_paths(options.out_dir)}
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the parent; its end ends this process, with all sent
+    try:
+        settings = MonitoringSettings(tracking_uri=options.tracking_uri, experiment=options.experiment)
+        _send(options.out_dir, settings, known)
+    except (MonitoringError, ValidationError) as error:
+        logger.error("%s", error)
+        return 2
+    return 0
+
+
+def _send(out_dir: Path, settings: MonitoringSettings, known: Mapping[str, int]) -> None:
+    # Imported here: MLflow takes two seconds, and what the journal gains meanwhile must not count as known.
+    from monitoring.send_loop import SendLoop
+
+    uri = settings.tracking_uri or default_tracking_uri(out_dir)
+    while True:
+        with sender_lock(out_dir) as held:
+            if held:
+                SendLoop(out_dir, uri, settings.experiment, wait_for_parent).run(known)
+                return
+        if wait_for_parent(0.5):  # another process is at its last points, or will end before this one is needed
+            return
+
+
+def wait_for_parent(seconds: float) -> bool:
+    """Waits; True as soon as standard input has ended, and from then on the process has some seconds to live."""
+    deadline = time.monotonic() + seconds
+    while True:
+        left = deadline - time.monotonic()
+        readable, _, _ = select.select([sys.stdin.fileno()], [], [], max(0.0, left))
+        if readable and not os.read(sys.stdin.fileno(), 4096):
+            signal.setitimer(signal.ITIMER_REAL, _HARD_STOP_SECONDS)
+            return True
+        if left <= 0:
+            return False
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m monitoring.sender", description=__doc__)
+    parser.add_argument("--out-dir", type=Path, required=True, help="the folder of the run")
+    parser.add_argument("--tracking-uri", help="MLflow's store (default: mlflow.db beside the folder of the run)")
+    parser.add_argument("--experiment", default="headrace", help="MLflow's experiment (default: headrace)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,52 @@
+"""The `monitoring:` section of a run file."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+_SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https")
+
+
+class MonitoringSettings(BaseModel):
+    """Where the metrics of a run go."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tracking_uri: str | None = Field(
+        default=None,
+        description="Address of the MLflow store: http://HOST:PORT of a server, or sqlite:///FILE. "
+        "null: one SQLite store beside the runs (mlflow.db in the folder that holds out_dir).",
+    )
+    experiment: str = Field(
+        default="headrace", min_length=1, description="MLflow experiment that the run is filed under; made if absent."
+    )
+
+    @field_validator("tracking_uri")
+    @classmethod
+    def _has_a_usable_scheme(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        scheme = re.match(r"([a-z]+)(\+[a-z0-9]+)?:", value)
+        if scheme is None or scheme.group(1) not in _SCHEMES:
+            raise ValueError(
+                f"must be the address of an MLflow server (http://HOST:PORT) or a database (sqlite:///FILE), "
+                f"found {value!r}; MLflow's plain folder store is not supported, write sqlite:///FILE"
+            )
+        return value
+
+
+def resolve_paths(settings: MonitoringSettings, base: Path) -> MonitoringSettings:
+    """The settings with a relative `sqlite:///FILE` made absolute against `base` (the run file's folder)."""
+    uri = settings.tracking_uri
+    if uri is None or not uri.startswith("sqlite:///"):
+        return settings
+    path = (base.absolute() / uri.removeprefix("sqlite:///")).resolve()
+    return settings.model_copy(update={"tracking_uri": f"sqlite:///{path}"})
+
+
+def default_tracking_uri(out_dir: Path) -> str:
+    """The store that all runs of a folder share: `mlflow.db` beside `out_dir`."""
+    return f"sqlite:///{out_dir.resolve().parent / 'mlflow.db'}"

@@ -1,0 +1,126 @@
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+
+from data_shards.errors import DataError
+from data_shards.tokenizer import (
+    END_OF_TEXT,
+    load_tokenizer,
+    parse_tokenizer,
+    save_tokenizer,
+    tokenizer_fingerprint,
+    train_tokenizer,
+)
+
+TEXTS = [f"the mill race {number} turns the wheel, 三国演义 naïve" for number in range(50)]
+TRAINED = train_tokenizer(TEXTS, 300)
+TOKENIZER = parse_tokenizer(TRAINED, Path("trained"))
+
+
+def changed(**changes: Any) -> bytes:
+    return json.dumps({**json.loads(TRAINED), **changes}).encode()
+
+
+def test_train_tokenizer_gives_the_vocabulary_asked_for() -> None:
+    assert (TOKENIZER.vocab_size, TOKENIZER.eot_id) == (300, 0)
+    assert TOKENIZER.fingerprint == tokenizer_fingerprint(json.loads(TRAINED))
+
+
+def test_train_tokenizer_twice_gives_the_same_bytes() -> None:
+    assert train_tokenizer(iter(TEXTS), 300) == TRAINED
+
+
+def test_train_tokenizer_of_little_text_gives_fewer_tokens() -> None:
+    assert parse_tokenizer(train_tokenizer(["ab ab"], 1000), Path("t")).vocab_size < 270
+
+
+@given(st.lists(st.text(max_size=50), max_size=5))
+def test_encode_any_text_decodes_to_itself(texts: list[str]) -> None:
+    texts = [text.encode("utf-8", "ignore").decode() for text in texts]
+    encoded = TOKENIZER.encode(texts)
+    assert [TOKENIZER.decode(ids) for ids in encoded] == texts
+    assert all(ids.dtype == np.uint32 for ids in encoded)
+
+
+@pytest.mark.parametrize("text", [END_OF_TEXT, f"a{END_OF_TEXT}b", f" {END_OF_TEXT}\n{END_OF_TEXT}"])
+def test_encode_end_mark_within_text_is_plain_text(text: str) -> None:
+    (ids,) = TOKENIZER.encode([text])
+    assert TOKENIZER.eot_id not in ids
+    assert TOKENIZER.decode(ids) == text
+
+
+def test_encode_end_mark_that_the_file_does_not_call_special_is_plain_text() -> None:
+    tokens = [{**token, "special": False} for token in json.loads(TRAINED)["added_tokens"]]
+    tokenizer = parse_tokenizer(changed(added_tokens=tokens), Path("t"))
+    (ids,) = tokenizer.encode([END_OF_TEXT])
+    assert tokenizer.eot_id not in ids
+
+
+def test_decode_end_mark_shows() -> None:
+    assert TOKENIZER.decode(np.array([0, *TOKENIZER.encode(["x"])[0]])) == f"{END_OF_TEXT}x"
+
+
+def test_encode_ignores_truncation_and_templates_of_the_file() -> None:
+    backend = Tokenizer.from_str(TRAINED.decode())
+    backend.enable_truncation(2)
+    backend.enable_padding(length=50)
+    tokenizer = parse_tokenizer(backend.to_str().encode(), Path("t"))
+    assert tokenizer.decode(tokenizer.encode([TEXTS[0]])[0]) == TEXTS[0]
+
+
+def test_load_tokenizer_file_and_folder_are_alike(tmp_path: Path) -> None:
+    save_tokenizer(TRAINED, tmp_path / "tokenizer.json")
+    assert load_tokenizer(tmp_path).fingerprint == load_tokenizer(tmp_path / "tokenizer.json").fingerprint
+    assert (tmp_path / "tokenizer.json").read_bytes() == TRAINED
+
+
+@pytest.mark.parametrize(("vocabulary", "merges"), [("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe")])
+def test_load_tokenizer_vocabulary_files_give_the_same_tokens(tmp_path: Path, vocabulary: str, merges: str) -> None:
+    model = json.loads(TRAINED)["model"]
+    pairs = "\n".join(" ".join(pair) for pair in model["merges"])
+    (tmp_path / vocabulary).write_text(json.dumps(model["vocab"]))
+    (tmp_path / merges).write_text(f"#version: 0.2\n{pairs}\n")
+    tokenizer = load_tokenizer(tmp_path)
+    assert (tokenizer.vocab_size, tokenizer.eot_id) == (300, 0)
+    for ours, theirs in zip(tokenizer.encode([*TEXTS, END_OF_TEXT]), TOKENIZER.encode([*TEXTS, END_OF_TEXT]), strict=True):
+        assert ours.tolist() == theirs.tolist()
+
+
+def test_tokenizer_fingerprint_ignores_layout_of_the_file() -> None:
+    pretty = json.dumps(json.loads(TRAINED), indent=4, sort_keys=True).encode()
+    assert pretty != TRAINED
+    assert parse_tokenizer(pretty, Path("t")).fingerprint == TOKENIZER.fingerprint
+    assert len(bytes.fromhex(TOKENIZER.fingerprint)) == hashlib.sha256().digest_size
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"{", "t is not a tokenizer.json"),
+        (b"[]", "t is not a tokenizer.json"),
+        (b'{"model": {"type": "none"}}', "t is not a tokenizer.json"),
+        (changed(normalizer={"type": "Lowercase"}), r"t changes text: '  Text, .* comes back as '  text"),
+        (changed(decoder=None), "t changes text"),
+    ],
+)
+def test_parse_tokenizer_unusable_file_is_refused(data: bytes, message: str) -> None:
+    with pytest.raises(DataError, match=rf"data\.tokenizer: {message}"):
+        parse_tokenizer(data, Path("t"))
+
+
+def test_parse_tokenizer_without_end_mark_is_refused() -> None:
+    data = TRAINED.decode().replace(END_OF_TEXT, "<|end|>").encode()
+    with pytest.raises(DataError, match=r"t has no token <\|endoftext\|>, which ends documents"):
+        parse_tokenizer(data, Path("t"))
+
+
+def test_load_tokenizer_path_without_one_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=rf"data\.tokenizer: {tmp_path} is no tokenizer.json and no folder with one"):
+        load_tokenizer(tmp_path)

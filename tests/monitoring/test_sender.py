@@ -1,0 +1,223 @@
+"""The sender: its loop with a stand-in for MLflow, and the process with real stores."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import signal
+import subprocess
+import urllib.request
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import monitoring.send_loop as send_loop
+import monitoring.sender as sender_module
+from monitoring.dashboard import dashboard_command, end_server, server_environment
+from monitoring.journal import attempt_paths, sender_lock
+from monitoring.send_loop import SendLoop
+from monitoring.sender import main, wait_for_parent
+from tests.monitoring.journals import end, step, write_journal
+from tests.monitoring.journals import start as start_event
+from tests.monitoring.processes import free_port, process, wait_until
+from tests.monitoring.stores import FakeRun, statuses, stored
+
+
+def sizes(out_dir: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_size for path in attempt_paths(out_dir)}
+
+
+class Script:
+    """Plays the parent: each `wait` does the next thing; at the end of the script the parent is gone."""
+
+    def __init__(self, *things: Callable[[], None], last: Callable[[], None] = lambda: None) -> None:
+        self.things = list(things)
+        self.last = last
+        self.pauses: list[float] = []
+
+    def __call__(self, seconds: float) -> bool:
+        self.pauses.append(seconds)
+        if not self.things:
+            self.last()
+            return True
+        self.things.pop(0)()
+        return False
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> FakeRun:
+    fake = FakeRun()
+    monkeypatch.setattr(send_loop.MlflowRun, "open", lambda *arguments: fake)
+    monkeypatch.setattr(send_loop, "setproctitle", lambda title: None)
+    return fake
+
+
+def test_sender_ends_by_itself_after_the_end_event_with_a_plot(tmp_path: Path, run: FakeRun) -> None:
+    script = Script(
+        lambda: None,  # the journal is not there yet
+        lambda: write_journal(tmp_path, start_event(), step(1)),
+        lambda: write_journal(tmp_path, step(2), end(2)),
+        lambda: pytest.fail("the sender went on after the end"),
+    )
+    SendLoop(tmp_path, "http://x", "e", script).run({})
+    assert run.statuses == ["RUNNING", "FINISHED"]
+    assert run.files == ["loss.png"]
+    assert script.pauses == [2.0, 2.0, 2.0]
+
+
+def test_sender_old_end_does_not_stop_a_resumed_run(tmp_path: Path, run: FakeRun) -> None:
+    write_journal(tmp_path, start_event(), step(1), end(1, status="stopped"))
+    script = Script(
+        lambda: None,
+        lambda: write_journal(tmp_path, start_event(2, 1), step(2, 2)),
+        lambda: write_journal(tmp_path, end(2, 2)),
+    )
+    SendLoop(tmp_path, "http://x", "e", script).run(sizes(tmp_path))
+    assert run.statuses == ["KILLED", "RUNNING", "FINISHED"]
+    assert len(script.pauses) == 3
+
+
+def test_sender_parent_gone_sends_what_is_there(tmp_path: Path, run: FakeRun) -> None:
+    script = Script(lambda: write_journal(tmp_path, start_event()), last=lambda: write_journal(tmp_path, step(1)))
+    SendLoop(tmp_path, "http://x", "e", script).run({})
+    assert run.times_stored()["loss", 1] == 1
+
+
+def test_sender_mlflow_away_is_said_once_and_tried_ever_more_rarely(
+    tmp_path: Path, run: FakeRun, caplog: pytest.LogCaptureFixture
+) -> None:
+    away = {"now": True}
+    run.fails = lambda: away["now"]
+    write_journal(tmp_path, start_event(), step(1))
+    script = Script(*[lambda: None] * 6, lambda: away.update(now=False), lambda: write_journal(tmp_path, end(1)))
+    with caplog.at_level(logging.INFO):
+        SendLoop(tmp_path, "http://x", "e", script).run({})
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+    assert "http://x cannot be used now (away)" in caplog.text
+    assert script.pauses == [2.0, 4.0, 8.0, 10.0, 10.0, 10.0, 10.0, 2.0]
+    assert set(run.times_stored().values()) == {1}
+
+
+def test_sender_parent_gone_and_mlflow_away_ends_at_the_deadline(
+    tmp_path: Path, run: FakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = {"now": 0.0}
+    monkeypatch.setattr(send_loop.time, "monotonic", lambda: clock["now"])
+    monkeypatch.setattr(send_loop.time, "sleep", lambda seconds: clock.update(now=clock["now"] + seconds))
+    run.fails = lambda: True
+    write_journal(tmp_path, start_event(), step(1))
+    SendLoop(tmp_path, "http://x", "e", Script()).run({})
+    assert clock["now"] == 10.0
+    assert not run.points
+
+
+def test_main_wrong_tracking_uri_is_said_and_exits_2(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    previous = signal.getsignal(signal.SIGINT)
+    try:
+        assert main(["--out-dir", str(tmp_path), "--tracking-uri", "mlruns"]) == 2
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    assert "sqlite:///FILE" in caplog.text
+
+
+def test_wait_for_parent_input_that_ends_sets_a_hard_stop(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    timers: list[float] = []
+    monkeypatch.setattr(sender_module.signal, "setitimer", lambda which, seconds: timers.append(seconds))
+    (tmp_path / "input").write_bytes(b"noise that is no end")
+    with (tmp_path / "input").open() as file:
+        monkeypatch.setattr(sender_module.sys, "stdin", file)
+        assert wait_for_parent(60.0) is True
+    assert timers == [15.0]
+
+
+def is_being_sent(out_dir: Path) -> bool:
+    """Whether a sender is at work, and so has looked at the journal."""
+    with sender_lock(out_dir) as held:
+        return not held
+
+
+def start_sender(out_dir: Path, *options: str) -> AbstractContextManager[subprocess.Popen[bytes]]:
+    errors = out_dir.parent / "sender.log"
+    return process("-m", "monitoring.sender", "--out-dir", str(out_dir), *options, stderr=errors)
+
+
+@pytest.mark.slow
+def test_sender_process_killed_half_way_and_started_again_each_step_once(out_dir: Path) -> None:
+    database, steps = out_dir.parent / "mlflow.db", 4000
+    write_journal(out_dir, start_event(), *[step(i) for i in range(1, 2501)])
+    write_journal(out_dir, start_event(2, 2000), *[step(i, 2) for i in range(2001, steps + 1)])
+    with start_sender(out_dir) as first:
+        wait_until(lambda: len(stored(database)) > 5000)
+        first.send_signal(signal.SIGKILL)
+    partly = len(stored(database))
+    with start_sender(out_dir) as second:
+        wait_until(lambda: is_being_sent(out_dir))
+        with start_sender(out_dir) as third:
+            write_journal(out_dir, end(steps, 2))
+            assert second.wait(60) == 0
+            assert third.stdin is not None
+            third.stdin.close()  # it waits for its turn, finds all sent, and its parent goes
+            assert third.wait(60) == 0
+    times = stored(database)
+    assert 5000 < partly < len(times)
+    assert set(times.values()) == {1}
+    assert {number for key, number in times if key == "loss"} == set(range(1, steps + 1))
+    assert {number for key, number in times if key == "sequence_hash"} == set(range(1, steps + 1))
+    assert statuses(database) == [("demo", "FINISHED")]
+
+
+@pytest.mark.slow
+def test_sender_process_parent_gone_drains_and_exits(out_dir: Path) -> None:
+    write_journal(out_dir, start_event(), *[step(i) for i in range(1, 11)])
+    with start_sender(out_dir) as sender:
+        assert sender.stdin is not None
+        sender.stdin.close()
+        assert sender.wait(60) == 0
+    assert len(stored(out_dir.parent / "mlflow.db")) == 101
+
+
+@pytest.mark.slow
+def test_sender_process_server_away_at_first_gets_everything_later(out_dir: Path) -> None:
+    port = free_port()
+    uri = f"http://127.0.0.1:{port}"
+    log = out_dir.parent / "sender.log"
+    write_journal(out_dir, start_event(), *[step(i) for i in range(1, 21)], end(20))
+    with start_sender(out_dir, "--tracking-uri", uri, "--experiment", "remote") as sender:
+        wait_until(lambda: log.exists() and "cannot be used now" in log.read_text())
+        database = shutil.move(out_dir.parent / "mlflow.db", out_dir.parent / "server.db")
+        server = subprocess.Popen(dashboard_command(f"sqlite:///{database}", port=port), env=server_environment())
+        try:
+            wait_until(
+                lambda: statuses(database) == [("demo", "FINISHED")] and artifacts(uri) == ["loss.png", "run.yaml"]
+            )
+        finally:
+            end_server(server)
+        assert sender.stdin is not None
+        sender.stdin.close()
+        assert sender.wait(60) == 0
+    assert log.read_text().count("cannot be used now") == 1
+    times = stored(database)
+    assert set(times.values()) == {1}
+    assert {number for key, number in times if key == "loss"} == set(range(1, 21))
+
+
+def artifacts(uri: str) -> list[str]:
+    """The names of the artefacts of the one run in a server's experiment "remote"."""
+    [experiment] = post(f"{uri}/api/2.0/mlflow/experiments/search", {"max_results": 1, "filter": "name = 'remote'"})[
+        "experiments"
+    ]
+    body = {"experiment_ids": [experiment["experiment_id"]]}
+    [found] = post(f"{uri}/api/2.0/mlflow/runs/search", body)["runs"]
+    with urllib.request.urlopen(f"{uri}/api/2.0/mlflow/artifacts/list?run_id={found['info']['run_id']}") as answer:
+        return sorted(file["path"] for file in json.load(answer).get("files", []))
+
+
+def post(url: str, body: dict[str, Any]) -> dict[str, Any]:
+    """The JSON answer of a server."""
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request) as answer:
+        return dict(json.load(answer))

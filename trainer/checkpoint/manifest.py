@@ -1,0 +1,161 @@
+"""The manifest of a checkpoint: what it holds and the size and hash of every file. It is written last."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from trainer.checkpoint.fragments import Span
+from trainer.errors import TrainError
+
+VERSION = 1
+MANIFEST_NAME = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Header:
+    """Where the run stood at the save. `loader` and `settings` are plain JSON objects; `rng` is a note for readers."""
+
+    run_id: str
+    attempt: int
+    step: int
+    tokens: int
+    world_size: int
+    zero_stage: int
+    precision: str
+    loader: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    rng: str = ""
+
+
+@dataclass(frozen=True)
+class SavedSpan:
+    """A span in a file, with the optimizer's count of updates to it."""
+
+    span: Span
+    step: float
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """One rank's file: its size, its hash, and the spans in it."""
+
+    name: str
+    rank: int
+    bytes: int
+    sha256: str
+    spans: tuple[SavedSpan, ...]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A whole checkpoint. `frozen` and `buffers` give the shapes of the tensors that rank 0's file holds whole."""
+
+    header: Header
+    time: float
+    shapes: dict[str, tuple[int, ...]]
+    frozen: dict[str, tuple[int, ...]]
+    buffers: dict[str, tuple[int, ...]]
+    loss_scale: dict[str, Any] | None
+    files: tuple[FileRecord, ...]
+
+    @property
+    def step(self) -> int:
+        return self.header.step
+
+    @property
+    def bytes(self) -> int:
+        """Size of all files together, without the manifest."""
+        return sum(record.bytes for record in self.files)
+
+    @property
+    def settings_digest(self) -> str:
+        return digest_of(self.header.settings)
+
+
+def digest_of(value: object) -> str:
+    """SHA-256, in hexadecimal, of a JSON value in its canonical form (sorted keys, no spaces)."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def render(manifest: Manifest) -> bytes:
+    """The manifest as JSON text. It carries its own hash, so that a changed digit in it is found out."""
+    body: dict[str, Any] = {
+        "version": VERSION,
+        **asdict(manifest.header),
+        "settings_digest": manifest.settings_digest,
+        "time": manifest.time,
+        "loss_scale": manifest.loss_scale,
+        "optimizer_steps": _steps_by_parameter(manifest),
+        "shapes": {name: list(shape) for name, shape in manifest.shapes.items()},
+        "frozen": {name: list(shape) for name, shape in manifest.frozen.items()},
+        "buffers": {name: list(shape) for name, shape in manifest.buffers.items()},
+        "files": [_file_to_dict(record) for record in manifest.files],
+    }
+    body = json.loads(json.dumps(body))
+    return json.dumps({**body, "sha256": digest_of(body)}, indent=1).encode()
+
+
+def parse(text: bytes, path: Path) -> Manifest:
+    """The manifest in `text`, read from `path`. Raises TrainError, naming `path`, if it is damaged or unknown."""
+    try:
+        body = json.loads(text)
+    except ValueError as error:
+        raise TrainError(f"{path}: the manifest is no JSON ({error}); use another checkpoint") from error
+    if not isinstance(body, dict) or body.pop("sha256", None) != digest_of(body):
+        raise TrainError(f"{path}: the manifest does not match its own hash, it is damaged; use another checkpoint")
+    if body.get("version") != VERSION:
+        found = body.get("version")
+        raise TrainError(f"{path}: field version must be {VERSION}, found {found!r}; load it with the version it is of")
+    try:
+        return _from_dict(body)
+    except (KeyError, TypeError, ValueError) as error:
+        raise TrainError(f"{path}: the manifest lacks a field or has a wrong one ({error!r})") from error
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of the checkpoint in `folder`. Raises TrainError if there is none or it is damaged."""
+    path = folder / MANIFEST_NAME
+    if not path.is_file():
+        raise TrainError(f"{path}: a checkpoint must have a manifest, this folder has none; give a checkpoint's folder")
+    return parse(path.read_bytes(), path)
+
+
+def _steps_by_parameter(manifest: Manifest) -> dict[str, float]:
+    return {saved.span.name: saved.step for record in manifest.files for saved in record.spans}
+
+
+def _file_to_dict(record: FileRecord) -> dict[str, Any]:
+    spans = [[s.span.name, s.span.start, s.span.length, s.step] for s in record.spans]
+    return {
+        "name": record.name,
+        "rank": record.rank,
+        "bytes": record.bytes,
+        "sha256": record.sha256,
+        "fragments": spans,
+    }
+
+
+def _file_from_dict(body: dict[str, Any]) -> FileRecord:
+    name = body["name"]
+    if not isinstance(name, str) or Path(name).name != name:
+        raise ValueError(f"files: a name must be a plain file name, found {name!r}")
+    spans = tuple(SavedSpan(Span(name, start, length), step) for name, start, length, step in body["fragments"])
+    return FileRecord(name, body["rank"], body["bytes"], body["sha256"], spans)
+
+
+def _from_dict(body: dict[str, Any]) -> Manifest:
+    header = Header(**{field: body[field] for field in Header.__dataclass_fields__})
+    return Manifest(
+        header=header,
+        time=body["time"],
+        shapes={name: tuple(shape) for name, shape in body["shapes"].items()},
+        frozen={name: tuple(shape) for name, shape in body["frozen"].items()},
+        buffers={name: tuple(shape) for name, shape in body["buffers"].items()},
+        loss_scale=body["loss_scale"],
+        files=tuple(_file_from_dict(record) for record in body["files"]),
+    )

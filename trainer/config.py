@@ -1,0 +1,194 @@
+"""The run file: one YAML file is one run.
+
+The sections are frozen pydantic models beside their owners; here they are composed, read from YAML, overridden by
+`--set`, and their paths made absolute. The `cluster` section is handed through as data to its owner.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError, field_validator
+from pydantic_core import ErrorDetails
+
+from data_shards.settings import DataSettings
+from data_shards.settings import resolve_paths as resolve_data_paths
+from model.settings import ModelSettings
+from monitoring.settings import MonitoringSettings
+from monitoring.settings import resolve_paths as resolve_monitoring_paths
+from trainer.errors import TrainError
+from trainer.settings import FROZEN, CheckpointSettings, EvalSettings, TrainSettings
+
+
+class RunConfig(BaseModel):
+    """One run, whole. After `load_run_file` every path in it is absolute."""
+
+    model_config = FROZEN
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="default: the run file's stem")
+    out_dir: str = Field(description="where everything of the run goes; default: runs/NAME beside the run file")
+    seed: int = Field(1337, ge=0, description="of initial weights, dropout and the order of samples")
+    data: DataSettings
+    model: ModelSettings = ModelSettings()
+    train: TrainSettings
+    eval: EvalSettings = EvalSettings()
+    checkpoint: CheckpointSettings = CheckpointSettings()
+    cluster: dict[str, Any] = Field(default_factory=dict, description="workers and budgets; see the cluster section")
+    monitoring: MonitoringSettings = MonitoringSettings()
+
+    @field_validator("out_dir")
+    @classmethod
+    def _local(cls, out_dir: str) -> str:
+        if "://" in out_dir:
+            raise ValueError("must be a folder that all nodes see; object stores are not supported in this version")
+        return out_dir
+
+    @property
+    def data_dir(self) -> Path:
+        """The dataset's folder: `data.dir`, or `data` in the run's folder."""
+        return Path(self.data.dir) if self.data.dir else Path(self.out_dir) / "data"
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Trained tokens of one optimizer step over all ranks."""
+        return self.train.global_batch_size * self.seq_len
+
+    @property
+    def seq_len(self) -> int:
+        """Tokens of one training sequence, T."""
+        return self.model.shape().max_seq_len
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """Safe YAML that refuses a key given twice, of which plain YAML would silently keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key '{key}' stands twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _parse_yaml(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_UniqueKeyLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{where}:{mark.line + 1}:{mark.column + 1}" if mark else where
+        problem = getattr(error, "problem", None) or str(error)
+        raise TrainError(f"{place}: must be valid YAML: {problem}. Correct the file there.") from error
+
+
+def _read_document(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise TrainError(f"{path}: must be UTF-8 text, but byte {error.start} is not ({error.reason}).") from error
+    except OSError as error:
+        raise TrainError(
+            f"{path}: cannot read the run file: {error.strerror}. Give the path of a YAML file."
+        ) from error
+    document = _parse_yaml(text, str(path))
+    if not isinstance(document, dict):
+        raise TrainError(f"{path}: must hold sections such as data, model and train, found {type(document).__name__}.")
+    return document
+
+
+def apply_overrides(document: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """The document with each `a.b=c` laid over it; c is read as YAML.
+
+    Raises:
+        TrainError: an override without `=`, or one that goes through a value that is no section.
+    """
+    result: dict[str, Any] = dict(document)
+    for override in overrides:
+        key, sign, text = override.partition("=")
+        if not sign or not key:
+            raise TrainError(f"--set {override}: must be of the form section.field=value, such as train.lr=3.0e-4.")
+        section = result
+        *parents, last = key.split(".")
+        for name in parents:
+            below = section.get(name) or {}
+            if not isinstance(below, dict):
+                raise TrainError(f"--set {override}: '{name}' is a value ({below!r}), not a section.")
+            section[name] = section = dict(below)
+        section[last] = _parse_yaml(text, f"--set {override}")
+    return result
+
+
+def _known_fields(location: tuple[int | str, ...]) -> list[str]:
+    model: Any = RunConfig
+    for part in location:
+        field = getattr(model, "model_fields", {}).get(part)
+        if field is None:
+            return []
+        model = field.annotation
+    return list(getattr(model, "model_fields", {}))
+
+
+def _explain(error: ErrorDetails, section: tuple[str, ...]) -> str:
+    names = [*section, *(str(part) for part in error["loc"])]
+    field = ".".join(names) or "the run file"
+    if error["type"] == "extra_forbidden":
+        known = _known_fields(error["loc"][:-1])
+        near = difflib.get_close_matches(names[-1], known, n=1)
+        hint = f"Did you mean '{near[0]}'?" if near else f"Known here: {', '.join(known)}." if known else ""
+        return f"{field}: unknown field. {hint}".rstrip()
+    if error["type"] == "missing":
+        return f"{field}: this field is needed; add it."
+    message = error["msg"].removeprefix("Value error, ")
+    value = error["input"]
+    found = "" if isinstance(value, (dict, BaseModel)) else f"; found {value!r}"
+    return f"{field}: {message[:1].lower() + message[1:]}{found}"
+
+
+def explain(error: ValidationError, where: str, section: tuple[str, ...] = ()) -> TrainError:
+    """One error that names each field, its rule and the value found, from pydantic's own."""
+    lines = [_explain(detail, section) for detail in error.errors()]
+    if len(lines) == 1:
+        return TrainError(f"{where}: {lines[0]}")
+    return TrainError(f"{where}: {len(lines)} problems:\n" + "\n".join(f"  {line}" for line in lines))
+
+
+def load_run_file(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """The run that a YAML file asks for, with every path absolute (against the file's folder).
+
+    Raises:
+        TrainError: the file cannot be read, is no YAML, or asks for something impossible; the message names the
+            field, the rule and the value found.
+    """
+    document = apply_overrides(_read_document(path), overrides)
+    base = path.resolve().parent
+    name = document.setdefault("name", path.stem)
+    out_dir = document.setdefault("out_dir", f"runs/{name}")
+    if isinstance(out_dir, str) and "://" not in out_dir:
+        document["out_dir"] = str((base / Path(out_dir).expanduser()).resolve())
+    try:
+        config = RunConfig.model_validate(document)
+        data = resolve_data_paths(config.data, base)
+        monitoring = resolve_monitoring_paths(config.monitoring, base)
+        return config.model_copy(update={"data": data, "monitoring": monitoring})
+    except ValidationError as error:
+        raise explain(error, str(path)) from error
+
+
+def dump_run_file(config: RunConfig) -> str:
+    """The resolved run file as YAML: every field, every default, every path absolute."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def parse_run_file(text: str, where: str) -> RunConfig:
+    """A resolved run file back from `dump_run_file`."""
+    try:
+        return RunConfig.model_validate(_parse_yaml(text, where))
+    except ValidationError as error:
+        raise explain(error, where) from error

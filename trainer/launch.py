@@ -1,0 +1,86 @@
+"""From a run file and a dataset to what every attempt of the run is told; shared by all ways of starting a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_shards.dataset import Dataset
+from model.settings import resolve
+from monitoring.journal import read_records
+from monitoring.runs import create_run_folder, read_run_folder
+from trainer.batch import plan_batch
+from trainer.build import planned_steps
+from trainer.changes import Change, check_changes
+from trainer.config import RunConfig, dump_run_file, parse_run_file
+from trainer.errors import TrainError
+from trainer.stop import stop_mark
+from trainer.zero import check_passthrough
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A run that is ready to start or to go on."""
+
+    config: RunConfig
+    run_id: str
+    dataset: Dataset
+    total_steps: int
+    changes: tuple[Change, ...]
+
+    def run_spec(self, tags: Mapping[str, str]) -> dict[str, Any]:
+        """What `trainer.rank.main` needs beyond rank, world size, attempt and meeting place; plain values."""
+        changed = {"accepted_changes": "; ".join(map(str, self.changes))} if self.changes else {}
+        return {
+            "config": self.config.model_dump(mode="json"),
+            "run_id": self.run_id,
+            "dataset_fingerprint": self.dataset.fingerprint,
+            "tags": {**tags, **changed},
+        }
+
+
+def check_before_start(config: RunConfig, world_size: int) -> None:
+    """Refuse what is impossible before anything is tokenised or started.
+
+    Raises:
+        TrainError, ModelError: naming the field, the rule and the value found.
+    """
+    check_passthrough(config.train.deepspeed)
+    plan_batch(config.train.global_batch_size, config.train.micro_batch_size, world_size)
+    out_dir = Path(config.out_dir)
+    try:
+        out_dir.mkdir(parents=True, exist_ok=True)
+        probe = out_dir / ".writable"
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise TrainError(
+            f"out_dir: {out_dir} must be a folder that can be written, but: {error.strerror}. Give another out_dir, "
+            f"or change its permissions."
+        ) from error
+
+
+def open_launch(config: RunConfig, dataset: Dataset, accept_changes: bool) -> Launch:
+    """Make or find the run's folder. A run that was started before keeps its id, and what it was started with.
+
+    Raises:
+        TrainError: the run file changed in a way that a resume cannot take, or no step fits the length asked for.
+    """
+    out_dir = Path(config.out_dir)
+    resolve(config.model, dataset.vocab_size, config.train.activation_checkpointing)
+    steps = planned_steps(config, dataset)
+    changes: tuple[Change, ...] = ()
+    if (out_dir / "run.json").exists():
+        before = parse_run_file(read_run_folder(out_dir).run_file.read_text(), str(out_dir / "run.yaml"))
+        changes = tuple(check_changes(before, config, accept_changes))
+    run = create_run_folder(out_dir, None, config.name, dump_run_file(config))
+    stop_mark(out_dir).unlink(missing_ok=True)
+    return Launch(config, run.run_id, dataset, steps, changes)
+
+
+def finished_step(out_dir: Path) -> int | None:
+    """The step at which the run last finished; None if it never did."""
+    ends = [record for record in read_records(out_dir) if record.get("event") == "end"]
+    return ends[-1]["step"] if ends and ends[-1]["status"] == "finished" else None

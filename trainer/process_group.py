@@ -1,0 +1,79 @@
+"""The process group of a rank: made from a store that its supervisor opened, or from the launcher's environment."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from torch.distributed import HashStore, PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
+
+logger = logging.getLogger(__name__)
+
+COLLECTIVE_TIMEOUT = timedelta(minutes=30)
+
+
+def _store(spec: Mapping[str, Any]) -> Store:
+    """The attempt's key/value store; rank 0 takes over the listening socket that its supervisor bound."""
+    prefix = f"attempt-{spec['attempt']}"
+    if spec.get("store") is not None:
+        return PrefixStore(prefix, spec["store"])
+    if "store_port" not in spec:
+        return PrefixStore(prefix, HashStore())
+    rank, listen_fd = spec["rank"], spec.get("store_fd")
+    store = TCPStore(
+        spec["store_host"],
+        spec["store_port"],
+        world_size=spec["world_size"],
+        is_master=rank == 0,
+        timeout=COLLECTIVE_TIMEOUT,
+        wait_for_workers=False,
+        **({"master_listen_fd": listen_fd} if rank == 0 and listen_fd is not None else {}),
+    )
+    return PrefixStore(prefix, store)
+
+
+def init_process_group(spec: Mapping[str, Any], device: torch.device) -> None:
+    """Join the other ranks, for torch and for DeepSpeed.
+
+    They meet at the spec's `store` (an object, of a launcher such as torchrun) or at `store_host` and `store_port`; a
+    single rank without either meets itself.
+    DeepSpeed's shared-memory op is switched off: its first use compiles for a minute or two, and a process killed
+    meanwhile leaves a lock on which every later start hangs.
+    """
+    rank, world_size = spec["rank"], spec["world_size"]
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK=str(spec["local_rank"]))
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    store = _store(spec)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=COLLECTIVE_TIMEOUT)
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(
+        dist_backend=backend, auto_mpi_discovery=False, verbose=False, timeout=COLLECTIVE_TIMEOUT
+    )
+    logger.info("rank %d of %d joined over %s", rank, world_size, backend)
+
+
+def reduce_sum(values: list[float], device: torch.device) -> list[float]:
+    """The sums of a few numbers over all ranks, in float64."""
+    vector = torch.tensor(values, dtype=torch.float64, device=device)
+    dist.all_reduce(vector)
+    return [float(value) for value in vector.cpu()]
+
+
+def gather_to_first(value: Any) -> list[Any] | None:
+    """Every rank's value in rank order on rank 0, None elsewhere. A barrier for rank 0."""
+    gathered: list[Any] | None = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
+    dist.gather_object(value, gathered)
+    return gathered
+
+
+def broadcast_from_first(value: Any) -> Any:
+    """Rank 0's value on every rank."""
+    holder = [value]
+    dist.broadcast_object_list(holder, src=0)
+    return holder[0]

@@ -1,0 +1,120 @@
+"""The one entry of a training process: for ranks forked by a gang, for `python -m trainer` and for torchrun."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from data_shards.errors import DataError
+from model.errors import ModelError
+from monitoring.journal import FileJournal, PipeJournal
+from trainer.build import RankSpec, build_run
+from trainer.config import RunConfig
+from trainer.errors import TrainError
+from trainer.loop import train
+from trainer.optimizer_step import Beat
+from trainer.process_group import init_process_group
+from trainer.seeds import make_deterministic
+from trainer.training_run import Emit
+
+logger = logging.getLogger(__name__)
+
+USER_ERROR_STATUS = 2
+
+Journal = FileJournal | PipeJournal
+
+# What torch and DeepSpeed import on first use. A fork of a process that has them starts training in a tenth of the
+# time; tests/trainer/test_rank.py holds the list current.
+PRELOADED = (
+    "torch._dynamo",
+    "torch._inductor.compile_fx",
+    "deepspeed.runtime.zero.stage_1_and_2",
+    "deepspeed.runtime.zero.stage3",
+    "deepspeed.runtime.zero.muon.muon_optimizer",
+    "deepspeed.moe.layer",
+    "deepspeed.checkpoint",
+    "safetensors.torch",
+)
+
+
+def preload() -> None:
+    """Import everything that training needs, and initialise nothing: no thread, no device, no tensor operation."""
+    for name in PRELOADED:
+        importlib.import_module(name)
+
+
+def no_beat(step: int, phase: str) -> None:
+    """The beat of a rank that nobody watches."""
+
+
+def _open_journal(spec: Mapping[str, Any]) -> Journal | None:
+    """Rank 0's journal: its supervisor's pipe, or the file itself where there is no supervisor; None elsewhere."""
+    if spec.get("journal_fd") is not None:
+        return PipeJournal(spec["journal_fd"])
+    if spec["rank"] == 0 and "journal_path" in spec:
+        return FileJournal(Path(spec["journal_path"]))
+    return None
+
+
+def _emitter(journal: Journal | None, attempt: int) -> Emit:
+    """Stamps records with attempt and time and writes them to the journal, where this rank has one."""
+    if journal is None:
+        return lambda record: None
+    return lambda record: journal.write({**record, "attempt": attempt, "time": time.time()})
+
+
+def _device(spec: Mapping[str, Any]) -> torch.device:
+    """The device that the spec asks for, or a GPU where there is one; a worker that sees one GPU takes it."""
+    kind = spec.get("device") or ("cuda" if torch.cuda.is_available() else "cpu")
+    if kind == "cpu":
+        return torch.device("cpu")
+    index = spec["local_rank"] % torch.cuda.device_count()
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)
+
+
+def _rank_spec(spec: Mapping[str, Any]) -> RankSpec:
+    names = ("run_id", "dataset_fingerprint", "tags", "rank", "world_size", "attempt")
+    return RankSpec(config=RunConfig.model_validate(spec["config"]), **{name: spec[name] for name in names})
+
+
+def main(spec: Mapping[str, Any]) -> int:
+    """Train as one rank; the exit status is 0 finished, 3 stopped with a checkpoint, 2 wrong input (on stderr).
+
+    Args:
+        spec: config, run_id, dataset_fingerprint, tags, rank, world_size, local_rank, attempt; perhaps device and
+            threads; from a supervisor store_host, store_port, heartbeat, and on rank 0 store_fd and journal_fd; from
+            a launcher store (an object) and journal_path.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+    beat: Beat = spec["heartbeat"].beat if "heartbeat" in spec else no_beat
+    beat(0, "init")
+    journal = _open_journal(spec)
+    emit = _emitter(journal, spec["attempt"])
+    try:
+        device = _device(spec)
+        if "threads" in spec:
+            torch.set_num_threads(spec["threads"])
+        rank_spec = _rank_spec(spec)
+        make_deterministic(rank_spec.config.train.deterministic, device)
+        init_process_group(spec, device)
+        run = build_run(rank_spec, device, emit, beat)
+        status = train(run)
+        emit({"event": "end", "status": status.name.lower(), "step": run.place.step, "tokens": run.place.tokens})
+        dist.barrier()
+        dist.destroy_process_group()
+        return int(status)
+    except (TrainError, DataError, ModelError) as error:
+        print(error, file=sys.stderr)  # noqa: T201  the supervisor passes it on to the user
+        return USER_ERROR_STATUS
+    finally:
+        if journal is not None:
+            journal.close()
