@@ -125,14 +125,13 @@ class CoordinatorState:
                 return self._finish_rank(event)
         if self.phase == "stopping":
             if isinstance(event, Dead):
-                return replace(self, deaths=(*self.deaths, event.death), step=max(self.step, event.death.step)), ()
+                return replace(self, deaths=(*self.deaths, event.death)), ()
             if isinstance(event, Down):
                 return self._count_down(event, now)
         return self, ()
 
     def _stop(self, death: Death, now: float) -> "tuple[CoordinatorState, tuple[Action, ...]]":
-        step = max(self.step, death.step)
-        state = replace(self, phase="stopping", deaths=(death,), step=step, detected=now, due=now + STOP_SECONDS)
+        state = replace(self, phase="stopping", deaths=(death,), detected=now, due=now + STOP_SECONDS)
         return state, (Stop(self.attempt),)
 
     def _finish_rank(self, done: Done) -> "tuple[CoordinatorState, tuple[Action, ...]]":
@@ -176,7 +175,7 @@ class CoordinatorState:
         node = dict(self.present).get(lost.rank, "unknown")
         known = [death for death in self.deaths if death.rank == lost.rank and death.kind == "node"]
         reason = f"lost the supervisor of rank {lost.rank} on {node}: {lost.reason}"
-        death = known[0] if known else Death(lost.rank, node, "supervisor", reason, self.step)
+        death = known[0] if known else Death(lost.rank, node, "supervisor", reason)
         return self._fail(Diagnosis("infrastructure", death.reason, self.attempt, death))
 
     def _fail(self, diagnosis: Diagnosis) -> "tuple[CoordinatorState, tuple[Action, ...]]":

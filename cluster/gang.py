@@ -20,6 +20,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.collective import broadcast_from_rank_zero
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
+from cluster.processes import set_title
 from cluster.settings import ClusterSettings, Resources
 from cluster.spec import GangFailed, GangSpec
 from cluster.supervisor import supervise
@@ -61,6 +62,7 @@ def supervise_on_ray(config: dict[str, Any]) -> None:
     context = ray.train.get_context()
     rank = context.get_world_rank()
     address = ray.util.get_node_ip_address()
+    set_title(f"headrace: supervisor {rank} of {spec.name}")
     try:
         outcome = supervise(
             spec,

@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from cluster.policy import Death
+
 _PIPE_BYTES = 1 << 20
 
 
@@ -18,6 +20,14 @@ def append_event(out_dir: Path, attempt: int, event: str, **fields: Any) -> None
     """Append one event to the attempt's journal, as a whole line."""
     record = {"event": event, "attempt": attempt, "time": time.time(), **fields}
     _append(journal_path(out_dir, attempt), json.dumps(record).encode() + b"\n")
+
+
+def append_death(out_dir: Path, attempt: int, death: Death) -> None:
+    """Append `rank_dead` to the journal of the attempt in which it happened."""
+    fields = {"exit_code": death.exit_code, "signal": death.signal}
+    told = {key: value for key, value in fields.items() if value is not None}
+    place = {"rank": death.rank, "node": death.node, "reason": death.reason, "step": death.step}
+    append_event(out_dir, attempt, "rank_dead", **place, **told)
 
 
 class JournalPipe:

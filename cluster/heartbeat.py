@@ -17,13 +17,13 @@ PHASES = ("fork", "init", "load", "data", "forward", "backward", "step", "eval",
 PAGE_BYTES = 4096
 LIVENESS_INTERVAL_SECONDS = 0.2
 
-# Native layout: each number is stored by one aligned copy. Fields of one beat may be read half old, half new; every
-# use below bears that. The thread and the loop write to places of their own.
-_LOOP = struct.Struct("qqqd")  # step, phase, beats, time
-_DONE = struct.Struct("qqd")  # last completed step, first completed step, time of the first
-_DONE_LAST = struct.Struct("q")
-_TIME = struct.Struct("d")
-_LOOP_AT, _DONE_AT, _LIVENESS_AT = 0, 64, 128
+# Numbers of 8 bytes, in native order; the loop and the thread write to places of their own. Each number is stored by
+# one aligned copy, so a reader sees the old or the new one. (`struct.pack_into` would first fill its place with
+# zeros, and readers do see those.) Fields of one beat may be of two beats; every use below bears that.
+_STEP_AT, _PHASE_AT, _BEATS_AT, _BEAT_TIME_AT = 0, 1, 2, 3
+_DONE_AT, _FIRST_DONE_AT, _FIRST_DONE_TIME_AT = 8, 9, 10
+_LIVENESS_AT = 16
+_PAGE = struct.Struct("qqqd 32x qqd 40x d")
 
 _CODES = {name: code for code, name in enumerate(PHASES)}
 _STEP = _CODES["step"]
@@ -60,7 +60,7 @@ def create_page(now: float) -> int:
     """Make a page for a rank that is forked at `now`; returns its file descriptor, which the caller closes."""
     fd = os.memfd_create("headrace-heartbeat")
     os.ftruncate(fd, PAGE_BYTES)
-    os.pwrite(fd, _LOOP.pack(0, 0, 0, now), _LOOP_AT)
+    os.pwrite(fd, _PAGE.pack(0, 0, 0, now, 0, 0, 0.0, 0.0), 0)
     return fd
 
 
@@ -73,9 +73,10 @@ class Heartbeat:
     """The rank's side of the page behind `fd`."""
 
     def __init__(self, fd: int) -> None:
-        self._page = map_page(fd)
+        page = memoryview(map_page(fd))
+        self._integers = page.cast("q")
+        self._floats = page.cast("d")
         self._beats = 0
-        self._first_done = False
         self._closed = threading.Event()
 
     def beat(self, step: int, phase: str) -> None:
@@ -83,37 +84,35 @@ class Heartbeat:
         code = _CODES[phase]
         now = time.monotonic()
         self._beats += 1
-        _LOOP.pack_into(self._page, _LOOP_AT, step, code, self._beats, now)
+        integers, floats = self._integers, self._floats
+        integers[_STEP_AT] = step
+        integers[_PHASE_AT] = code
+        floats[_BEAT_TIME_AT] = now
+        integers[_BEATS_AT] = self._beats
         if code == _STEP:
-            self._complete(step, now)
+            integers[_DONE_AT] = step
+            if floats[_FIRST_DONE_TIME_AT] == 0.0:
+                integers[_FIRST_DONE_AT] = step
+                floats[_FIRST_DONE_TIME_AT] = now
 
     def start_liveness(self, interval_seconds: float = LIVENESS_INTERVAL_SECONDS) -> None:
         """Start the thread that stamps the liveness; in the rank, after the fork."""
-        _TIME.pack_into(self._page, _LIVENESS_AT, time.monotonic())
+        self._floats[_LIVENESS_AT] = time.monotonic()
         threading.Thread(target=self._stamp, args=(interval_seconds,), name="liveness", daemon=True).start()
 
     def close(self) -> None:
         """End the liveness thread."""
         self._closed.set()
 
-    def _complete(self, step: int, now: float) -> None:
-        if self._first_done:
-            _DONE_LAST.pack_into(self._page, _DONE_AT, step)
-        else:
-            self._first_done = True
-            _DONE.pack_into(self._page, _DONE_AT, step, step, now)
-
     def _stamp(self, interval_seconds: float) -> None:
         while not self._closed.wait(interval_seconds):
-            _TIME.pack_into(self._page, _LIVENESS_AT, time.monotonic())
+            self._floats[_LIVENESS_AT] = time.monotonic()
 
 
 def read(page: mmap.mmap) -> Pulse:
     """Read the page."""
-    step, code, beats, beat_time = _LOOP.unpack_from(page, _LOOP_AT)
-    done_step, first_done_step, first_done_time = _DONE.unpack_from(page, _DONE_AT)
-    (liveness_time,) = _TIME.unpack_from(page, _LIVENESS_AT)
-    return Pulse(step, PHASES[code], beats, beat_time, liveness_time, done_step, first_done_step, first_done_time)
+    step, code, beats, beat_time, done_step, first_step, first_time, liveness_time = _PAGE.unpack_from(page)
+    return Pulse(step, PHASES[code], beats, beat_time, liveness_time, done_step, first_step, first_time)
 
 
 def hung(pulse: Pulse, now: float, limits: HangLimits) -> str | None:

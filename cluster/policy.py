@@ -22,7 +22,7 @@ class Death:
     `kind` is one of: `signal`, `hang`, `exception` (Python's, with a note), `exit` (a status without a note),
     `input` (status 2: the user's input is wrong), `preload` (the zygote could not import the program),
     `zygote` (the fork server itself died), `node` (the node's raylet died), `supervisor` (its connection was lost).
-    `step` is the last step that the rank completed in this attempt, 0 if none.
+    `step` is the step that the rank was at, 0 if it had not begun one.
     """
 
     rank: int
@@ -64,7 +64,7 @@ class Diagnosis:
         """The diagnosis for people: reason, rank, node, step, and the rank's last lines."""
         if self.death is None:
             return self.reason
-        place = f"rank {self.death.rank} on {self.death.node}, attempt {self.attempt}, after step {self.death.step}"
+        place = f"rank {self.death.rank} on {self.death.node}, attempt {self.attempt}, at step {self.death.step}"
         lines = [f"{self.reason} ({place})", *(f"  | {line}" for line in self.death.last_lines)]
         return "\n".join(lines)
 

@@ -4,6 +4,7 @@ import ctypes
 import os
 import select
 import signal
+from pathlib import Path
 
 try:
     from setproctitle import setproctitle
@@ -11,6 +12,8 @@ except ImportError:  # names are a convenience
     setproctitle = None
 
 _PR_SET_PDEATHSIG = 1
+_PF_EXITING = 0x4
+_STAT_FLAGS = 6  # index of the flags in /proc/PID/stat, after the name in brackets
 
 
 def die_with_parent(parent_pid: int) -> None:
@@ -37,6 +40,15 @@ def is_over(pidfd: int, wait_seconds: float = 0.0) -> bool:
     poller = select.poll()
     poller.register(pidfd, select.POLLIN)
     return bool(poller.poll(wait_seconds * 1000.0))
+
+
+def is_exiting(pid: int) -> bool:
+    """Whether process `pid` is on its way out, though perhaps not over yet: its connections close before it is."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    return bool(int(stat.rpartition(")")[2].split()[_STAT_FLAGS]) & _PF_EXITING)
 
 
 def kill(pidfd: int) -> None:

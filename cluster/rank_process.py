@@ -66,14 +66,17 @@ class RankProcess:
         return processes.is_over(self.child.pidfd, wait_seconds)
 
     def kill(self) -> None:
-        """Kill it, unless it has ended by itself."""
-        if not self.is_over():
+        """Kill it, unless it has ended by itself, or is about to: whose doing its end is must stay clear.
+
+        A peer that hears of a broken connection may have us called before the dead one is over.
+        """
+        if not self.is_over() and not processes.is_exiting(self.child.pid):
             self.killed = True
             processes.kill(self.child.pidfd)
 
     def death(self, kind: str, reason: str) -> Death:
         """A death that is not told by its exit status."""
-        return Death(self.rank, self.node, kind, reason, self.pulse().done_step, last_lines=self._tail())
+        return Death(self.rank, self.node, kind, reason, self.pulse().step, last_lines=self._tail())
 
     def ended_by_itself(self, status: int) -> bool:
         """Whether `status` is its own and not our kill's: a process on its way out keeps the status that it had."""
@@ -81,7 +84,7 @@ class RankProcess:
 
     def death_by_status(self, status: int) -> Death:
         """How it died. status: exit status, or minus the signal's number."""
-        step, lines = self.pulse().done_step, self._tail()
+        step, lines = self.pulse().step, self._tail()
         if status < 0:
             reason = f"killed by signal {-status}"
             return Death(self.rank, self.node, "signal", reason, step, signal=-status, last_lines=lines)
@@ -107,7 +110,7 @@ class RankProcess:
         error_type, message = note["type"], note["message"]
         reason = f"{error_type}: {message[:_REASON_CHARS]}"
         lines = tuple(note["traceback"].splitlines()[-LAST_LINES:])
-        death = Death(self.rank, self.node, "exception", reason, self.pulse().done_step, last_lines=lines)
+        death = Death(self.rank, self.node, "exception", reason, self.pulse().step, last_lines=lines)
         return replace(death, error_type=error_type, error_message=message)
 
     def close(self) -> None:

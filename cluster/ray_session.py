@@ -49,7 +49,7 @@ def ray_session(address: str | None, local_cpus: int) -> Iterator[None]:
         ClusterError: no cluster answers at the address.
     """
     os.environ.update(TRAIN_ENVIRONMENT)
-    common = {"log_to_driver": False, "logging_level": logging.WARNING, "runtime_env": _runtime_env(address)}
+    common = {"log_to_driver": False, "logging_level": logging.ERROR, "runtime_env": _runtime_env(address)}
     if address is None:
         ray.init(
             address="local",

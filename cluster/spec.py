@@ -23,7 +23,7 @@ class GangSpec:
     name: str
     out_dir: str
     run_spec: dict[str, Any]
-    token: str
+    token: str = field(repr=False)
     entry: str = "trainer.rank"
     hang_seconds: float = 30.0
     start_seconds: float = 120.0

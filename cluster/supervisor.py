@@ -17,7 +17,7 @@ from typing import Any
 from cluster.attempts import take_attempt
 from cluster.connection import Connection, ConnectionLostError
 from cluster.coordinator_server import CoordinatorServer
-from cluster.gang_journal import JournalPipe, append_event
+from cluster.gang_journal import JournalPipe, append_death, append_event
 from cluster.messages import Dead, Done, Down, Finish, Hello, Message, Start, Stop
 from cluster.policy import Death, Diagnosis, GiveUp
 from cluster.rank_process import GOOD_STATUSES, RankProcess
@@ -325,10 +325,7 @@ class Supervisor:
             return
         if self._journal is not None:
             self._journal.transfer()
-        fields = {"exit_code": death.exit_code, "signal": death.signal}
-        told = {key: value for key, value in fields.items() if value is not None}
-        place = {"rank": death.rank, "node": death.node, "reason": death.reason, "step": death.step}
-        append_event(self._spec.out_path, self._attempt, "rank_dead", **place, **told)
+        append_death(self._spec.out_path, self._attempt, death)
 
     def _journal_restart(self, process: RankProcess) -> None:
         """Write how long the restart took, from the first word of the death to the first step completed after it."""

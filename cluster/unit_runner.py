@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -34,9 +35,12 @@ def run_units_on_ray(worker: Callable[[Unit], UnitResult], units: Sequence[Unit]
 def _results(worker: Callable[[Unit], UnitResult], units: Sequence[Unit]) -> Iterator[UnitResult]:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     actors = max(1, min(len(units), int(ray.cluster_resources().get("CPU", 1))))
     rows = ray.data.from_items([{"unit": json.dumps(unit.to_dict())} for unit in units], override_num_blocks=len(units))
-    results = rows.map(UnitActor, fn_constructor_args=(worker,), concurrency=actors, num_cpus=1)
+    results = rows.map(
+        UnitActor, fn_constructor_args=(worker,), compute=ray.data.ActorPoolStrategy(size=actors), num_cpus=1
+    )
     try:
         for row in results.iter_rows():
             yield UnitResult.from_dict(json.loads(row["result"]))

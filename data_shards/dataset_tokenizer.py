@@ -1,6 +1,7 @@
 """The one tokenizer of a dataset's folder: trained or taken once, and kept."""
 
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from data_shards.tokenizer import (
     train_tokenizer,
 )
 from data_shards.units import Unit
+
+logger = logging.getLogger(__name__)
 
 SETTINGS_FILE = "tokenizer_settings.json"
 SAMPLE_BYTES = 100_000_000
@@ -58,6 +61,7 @@ def first_tokenizer(settings: DataSettings, dir: Path, units: Sequence[Unit], co
     else:
         data = read_tokenizer(Path(settings.tokenizer))
     tokenizer = parse_tokenizer(data, path)
+    _warn_if_small(tokenizer, settings)
     save_tokenizer(data, path)
     note = {"settings": wanted, "corpus": corpus, "fingerprint": tokenizer.fingerprint}
     write_atomically(dir / SETTINGS_FILE, (json.dumps(note, indent=1, sort_keys=True) + "\n").encode())
@@ -79,8 +83,9 @@ def sample_texts(units: Sequence[Unit], on_bad_record: str, sample_bytes: int = 
             if quota <= 0:
                 break
             if unit.rule.split_of(text) == "train":
-                yield text[:quota]
-                quota -= len(text.encode())
+                part = text.encode()[:quota]
+                yield part.decode(errors="ignore")  # the cut may be within a character
+                quota -= len(part)
         left += max(0, quota)
 
 
@@ -91,6 +96,12 @@ def _sample(units: Sequence[Unit], settings: DataSettings) -> Iterator[str]:
         yield text
     if empty:
         raise DataError("data.sources: hold no training document to make a tokenizer from: give files that hold text")
+
+
+def _warn_if_small(tokenizer: TextTokenizer, settings: DataSettings) -> None:
+    if isinstance(settings.tokenizer, TrainTokenizer) and tokenizer.vocab_size < settings.tokenizer.vocab_size:
+        asked = settings.tokenizer.vocab_size
+        logger.warning("the corpus gives %d tokens; data.tokenizer.vocab_size asks for %d", tokenizer.vocab_size, asked)
 
 
 def _wanted(settings: DataSettings) -> dict[str, Any]:

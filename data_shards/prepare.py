@@ -71,6 +71,7 @@ def prepare(
     and the corpus, in any order. Raises DataError for unusable settings, files or records, for an empty corpus, if no
     validation shard has `min_val_tokens` tokens, or if another prepare is at work in `dir`.
     """
+    dir = dir.absolute()
     cache = SourceCache(dir / CACHE_FILE)
     corpus = plan_units(settings, cache.cut)
     dataset = None if cache.changed else _up_to_date(settings, dir, corpus)
@@ -110,9 +111,7 @@ def _prepare(
         progress(PrepareProgress("tokenizer", 0, len(corpus), 0, 0))
     fingerprint = corpus_fingerprint(corpus)
     kept = _versions(dir)
-    tokenizer = (
-        committed_tokenizer(settings, kept[-1]) if kept else first_tokenizer(settings, dir, corpus, fingerprint)
-    )
+    tokenizer = committed_tokenizer(settings, kept[-1]) if kept else first_tokenizer(settings, dir, corpus, fingerprint)
     units = _numbered(with_keys(corpus, tokenizer.fingerprint, settings.block_tokens), kept)
     done = _finished(units, kept, dir, settings.on_bad_record)
     worker = UnitWorker(str(dir), tokenizer.fingerprint, settings.block_tokens, settings.on_bad_record)

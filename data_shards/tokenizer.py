@@ -64,7 +64,7 @@ def parse_tokenizer(data: bytes, path: Path) -> TextTokenizer:
     """A tokenizer from the bytes of a tokenizer.json; `path` is for the DataError."""
     try:
         description = json.loads(data)
-        backend = Tokenizer.from_str(json.dumps(_with_special_end(description)))
+        backend = Tokenizer.from_str(json.dumps(_for_encoding(description)))
     except Exception as error:  # the library raises bare Exception for what it cannot read
         raise DataError(f"data.tokenizer: {path} is not a tokenizer.json ({error}): correct the path") from error
     eot_id = backend.token_to_id(END_OF_TEXT)
@@ -130,13 +130,14 @@ def _canonical_file(tokenizer: Tokenizer) -> bytes:
     return (tokenizer.to_str(pretty=False) + "\n").encode()
 
 
-def _with_special_end(description: Any) -> Any:
-    """Mark the end token as special, since only special tokens can be kept from matching within texts."""
+def _for_encoding(description: Any) -> Any:
+    """With the end token marked as special, since only such can be kept from matching within texts; without dropout,
+    which would give the same text other tokens each time."""
     tokens = [
         {**token, "special": True} if token["content"] == END_OF_TEXT else token
         for token in description.get("added_tokens", [])
     ]
-    return {**description, "added_tokens": tokens}
+    return {**description, "added_tokens": tokens, "model": {**description["model"], "dropout": None}}
 
 
 def _check_lossless(tokenizer: TextTokenizer, path: Path) -> None:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
@@ -31,12 +31,19 @@ class UnitResult:
     note: UnitNote
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """Plain values whose types are the same for all results, as the rows of a table must be."""
+        return {
+            "key": self.key,
+            "shards": [shard.to_dict() for shard in self.shards],
+            "empty": self.note.empty,
+            "skipped": [{"reason": reason, "records": number} for reason, number in self.note.skipped.items()],
+        }
 
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> Self:
+        skipped = {item["reason"]: item["records"] for item in row["skipped"]}
         shards = tuple(Shard.from_dict(shard) for shard in row["shards"])
-        return cls(key=row["key"], shards=shards, note=UnitNote(**row["note"]))
+        return cls(key=row["key"], shards=shards, note=UnitNote(row["empty"], skipped))
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import logging
 import os
 import select
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -26,6 +27,34 @@ from monitoring.settings import MonitoringSettings, default_tracking_uri
 logger = logging.getLogger(__name__)
 
 _HARD_STOP_SECONDS = 15.0  # after the parent has gone, whatever a call to MLflow is waiting for
+
+
+def start_sender(out_dir: Path, settings: MonitoringSettings) -> subprocess.Popen[bytes]:
+    """Starts the sender of a run as a child that ends with this process at the latest; it says what is wrong on stderr.
+
+    Start it before the training, so that it sees the end of this life of the run, not of an earlier one.
+    """
+    options = ["--out-dir", str(out_dir.absolute()), "--experiment", settings.experiment]
+    if settings.tracking_uri is not None:
+        options += ["--tracking-uri", settings.tracking_uri]
+    # -P and the path: a folder named monitoring in the working directory must not be taken for this package.
+    path = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
+    command = [sys.executable, "-P", "-m", "monitoring.sender", *options]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, env={**os.environ, "PYTHONPATH": path})
+
+
+def finish_sender(process: subprocess.Popen[bytes], timeout_seconds: float = 20.0) -> int:
+    """Asks a sender that `start_sender` started to send what is left, and waits for its end.
+
+    Returns its exit status: 0 after all was sent or ten seconds were over; killed (negative) after `timeout_seconds`.
+    """
+    if process.stdin is not None:
+        process.stdin.close()
+    try:
+        return process.wait(timeout_seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
 
 
 def main(arguments: list[str] | None = None) -> int:

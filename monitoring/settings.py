@@ -7,13 +7,14 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+_PASSWORD = re.compile(r"(://[^/@:]*):[^/@]*@")
 _SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https")
 
 
 class MonitoringSettings(BaseModel):
     """Where the metrics of a run go."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     tracking_uri: str | None = Field(
         default=None,
@@ -34,6 +35,12 @@ class MonitoringSettings(BaseModel):
             raise ValueError(
                 f"must be the address of an MLflow server (http://HOST:PORT) or a database (sqlite:///FILE), "
                 f"found {value!r}; MLflow's plain folder store is not supported, write sqlite:///FILE"
+            )
+        shown = _PASSWORD.sub(r"\1:...@", value)
+        if shown != value:
+            raise ValueError(
+                f"must hold no password, since the run file is stored with the run, found {shown!r}; set "
+                f"MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or PGPASSWORD) in the environment"
             )
         return value
 

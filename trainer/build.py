@@ -14,8 +14,7 @@ import torch
 
 from data_shards.dataset import Dataset
 from data_shards.evaluation import evaluation_batches, evaluation_labels
-from data_shards.loader import LoaderState, TrainLoader, train_order
-from data_shards.order import Order
+from data_shards.loader import LoaderState, TrainLoader
 from data_shards.stats import unigram_loss
 from data_shards.tokenizer import load_tokenizer
 from model.flops import model_flops_per_token
@@ -26,12 +25,12 @@ from trainer.checkpointer import Checkpointer
 from trainer.config import RunConfig, dump_run_file
 from trainer.engine import build_engine
 from trainer.engine_state import prepare_optimizer
+from trainer.length import make_order, planned_steps
 from trainer.optimizer_step import Beat
 from trainer.peak import matmul_flops_per_second
 from trainer.place import Place
 from trainer.precision import resolve_here
 from trainer.process_group import broadcast_from_first, reduce_sum
-from trainer.schedule import total_steps
 from trainer.stop import StopRequest
 from trainer.training_run import Emit, TrainingRun
 
@@ -49,24 +48,6 @@ class RankSpec:
     rank: int
     world_size: int
     attempt: int
-
-
-def make_order(config: RunConfig, dataset: Dataset) -> Order:
-    """The run's order of training sequences, a pure function of dataset and run file."""
-    return train_order(
-        dataset,
-        seq_len=config.seq_len,
-        seed=config.seed,
-        streams=config.data.streams,
-        window=config.data.shuffle_window,
-        weights=config.data.weights,
-    )
-
-
-def planned_steps(config: RunConfig, dataset: Dataset) -> int:
-    """Optimizer steps of the whole run."""
-    per_epoch = None if config.data.weights else make_order(config, dataset).sequences_per_epoch
-    return total_steps(config.train, config.tokens_per_step, per_epoch)
 
 
 def build_run(spec: RankSpec, device: torch.device, emit: Emit, beat: Beat) -> TrainingRun:

@@ -140,7 +140,7 @@ def _explain(error: ErrorDetails, section: tuple[str, ...]) -> str:
     field = ".".join(names) or "the run file"
     if error["type"] == "extra_forbidden":
         known = _known_fields(error["loc"][:-1])
-        near = difflib.get_close_matches(names[-1], known, n=1)
+        near = difflib.get_close_matches(names[-1], known, n=1, cutoff=0.5)
         hint = f"Did you mean '{near[0]}'?" if near else f"Known here: {', '.join(known)}." if known else ""
         return f"{field}: unknown field. {hint}".rstrip()
     if error["type"] == "missing":

@@ -99,7 +99,7 @@ def restore(engine: Any, reader: CheckpointReader) -> None:
     for name, buffer in buffers.items():
         buffer.copy_(reader.buffer(name))
     _publish_masters(engine)
-    _restore_loss_scale(engine, reader.manifest.loss_scale)
+    set_loss_scale_state(engine, reader.manifest.loss_scale)
 
 
 def parameter_shapes(engine: Any, *, trainable: bool) -> dict[str, tuple[int, ...]]:
@@ -116,7 +116,8 @@ def loss_scale_state(engine: Any) -> dict[str, Any] | None:
     return {field: getattr(scaler, field) for field in _SCALER_FIELDS if hasattr(scaler, field)}
 
 
-def _restore_loss_scale(engine: Any, saved: Mapping[str, Any] | None) -> None:
+def set_loss_scale_state(engine: Any, saved: Mapping[str, Any] | None) -> None:
+    """Go on with a saved loss scale; nothing happens where either run has none. Stages 1 to 3 have hysteresis too."""
     scaler = _dynamic_scaler(engine)
     if scaler is None or saved is None:
         return

@@ -12,10 +12,10 @@ from model.settings import resolve
 from monitoring.journal import read_records
 from monitoring.runs import create_run_folder, read_run_folder
 from trainer.batch import plan_batch
-from trainer.build import planned_steps
 from trainer.changes import Change, check_changes
 from trainer.config import RunConfig, dump_run_file, parse_run_file
 from trainer.errors import TrainError
+from trainer.length import planned_steps
 from trainer.stop import stop_mark
 from trainer.zero import check_passthrough
 

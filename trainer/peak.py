@@ -6,8 +6,7 @@ import time
 
 import torch
 
-from trainer.precision import DTYPES
-
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _SIZE = {"cpu": 1024, "cuda": 8192}
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING
 
 from trainer.errors import TrainError
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+if TYPE_CHECKING:
+    import torch
 
 
 def resolve_precision(asked: str, device: str, has_bf16: bool) -> str:
@@ -36,4 +37,6 @@ def resolve_precision(asked: str, device: str, has_bf16: bool) -> str:
 
 def resolve_here(asked: str, device: torch.device) -> str:
     """`resolve_precision` for a device of this machine."""
+    import torch  # here, so that a driver can check a run file without loading it
+
     return resolve_precision(asked, device.type, device.type == "cuda" and torch.cuda.is_bf16_supported())

@@ -25,5 +25,8 @@ def make_deterministic(asked: str, device: torch.device) -> bool:
     if on:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.backends.cudnn.benchmark = False
+        # Otherwise every torch.empty is filled, DeepSpeed's buckets at each step; nothing here reads what it has not
+        # written.
+        torch.utils.deterministic.fill_uninitialized_memory = False
     torch.use_deterministic_algorithms(on)
     return on

@@ -67,7 +67,8 @@ def deepspeed_config(train: TrainSettings, plan: BatchPlan, precision: str, para
     """The dictionary that `deepspeed.initialize` takes.
 
     DeepSpeed allocates its buckets in full at the start, 2 GB each by default in fp32, so a model smaller than that
-    gets buckets of its own size. Gradients of bf16 runs accumulate in fp32 from stage 1 on; DeepSpeed refuses that for stage 0.
+    gets buckets of its own size. Gradients of bf16 runs accumulate in fp32 from stage 1 on; DeepSpeed refuses that for
+    stage 0.
 
     Raises:
         TrainError: `train.deepspeed` sets what Headrace owns.

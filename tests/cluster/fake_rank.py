@@ -37,8 +37,8 @@ def main(spec: dict[str, Any]) -> int:
         _barrier(spec["rank"], peers)
         beat(step, "step")
         if spec["rank"] == 0:
-            _save(checkpoint, step)
             os.write(spec["journal_fd"], json.dumps({"step": step, "attempt": spec["attempt"]}).encode() + b"\n")
+            _save(checkpoint, step)
         time.sleep(spec.get("pace_seconds", 0.0))
     return 0
 

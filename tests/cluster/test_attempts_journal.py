@@ -2,6 +2,8 @@ import json
 import os
 from pathlib import Path
 
+import pytest
+
 from cluster.attempts import newest_attempt, take_attempt
 from cluster.gang_journal import JournalPipe, append_event, journal_path
 
@@ -13,7 +15,9 @@ def test_take_attempt_counts_from_one_and_says_who(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "attempts" / "0002.json").read_text())["pid"] == os.getpid()
 
 
-def test_take_attempt_that_another_took_meanwhile_takes_the_next(tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+def test_take_attempt_that_another_took_meanwhile_takes_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     take_attempt(tmp_path)
     monkeypatch.setattr("cluster.attempts.newest_attempt", lambda _: 0)
     assert take_attempt(tmp_path) == 2
@@ -39,11 +43,9 @@ def test_journal_pipe_full_never_blocks_the_rank(tmp_path: Path) -> None:
     journal = JournalPipe(tmp_path, 1)
     line = b"x" * 999 + b"\n"
     written = 0
-    try:
+    with pytest.raises(BlockingIOError):
         while True:
             written += os.write(journal.write_fd, line)
-    except BlockingIOError:
-        pass
     os.close(journal.write_fd)
     journal.close()
     assert written >= 1_000_000

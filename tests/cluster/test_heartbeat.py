@@ -1,4 +1,5 @@
 import os
+import signal
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -52,6 +53,31 @@ def test_beat_steps_keep_first_and_last_completed(page_fd: int) -> None:
     assert (first.done_step, first.first_done_step) == (201, 201)
     assert (last.done_step, last.first_done_step, last.step) == (202, 201, 203)
     assert last.first_done_time == first.first_done_time == pytest.approx(first.beat_time)
+
+
+def beat_until_killed(page_fd: int, parent_pid: int) -> None:
+    try:
+        heartbeat = Heartbeat(page_fd)
+        while os.getppid() == parent_pid:
+            heartbeat.beat(1 << 40, "step")
+    finally:
+        os._exit(1)
+
+
+def test_read_while_beaten_never_sees_a_number_half_written(page_fd: int) -> None:
+    page = map_page(page_fd)
+    started, parent = time.monotonic(), os.getpid()
+    child = os.fork()
+    if child == 0:
+        beat_until_killed(page_fd, parent)
+    try:
+        wait_until(lambda: read(page).first_done_time > 0.0)
+        pulses = [read(page) for _ in range(100_000)]
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert {pulse.step for pulse in pulses} == {1 << 40}
+    assert min(pulse.beat_time for pulse in pulses) >= started
 
 
 def test_liveness_thread_stamps_without_beats(page_fd: int) -> None:

@@ -69,7 +69,7 @@ def test_decide_same_exception_at_same_step_twice_gives_up() -> None:
         "program", "the same exception twice at the same step: ValueError: bad", 2, ERROR
     )
     assert decision.diagnosis.text() == (
-        "the same exception twice at the same step: ValueError: bad (rank 0 on mill, attempt 2, after step 5)\n  | x"
+        "the same exception twice at the same step: ValueError: bad (rank 0 on mill, attempt 2, at step 5)\n  | x"
     )
 
 

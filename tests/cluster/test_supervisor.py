@@ -63,16 +63,19 @@ def test_gang_started_again_takes_the_next_attempt(tmp_path: Path) -> None:
 def test_gang_rank_killed_is_replaced_within_a_second(tmp_path: Path, world_size: int, victim: int) -> None:
     spec = make_spec(tmp_path, 10, [fault("SIGKILL", rank=victim)])
     assert run_in_threads(spec, world_size) == [Outcome("finished", 2, 10, 1)] * world_size
-    assert steps_of(tmp_path, 1) + steps_of(tmp_path, 2) == list(range(1, 11))
+    first, second = steps_of(tmp_path, 1), steps_of(tmp_path, 2)
+    assert first == list(range(1, first[-1] + 1))
+    # Rank 0 may be killed between a step and its checkpoint: that step is run, and stands, twice.
+    assert second == list(range(second[0], 11)) and first[-1] in (second[0] - 1, second[0])
     (killed,) = read_lines(tmp_path / "faults.jsonl")
     entered = [line for line in read_lines(tmp_path / "entered.jsonl") if line["attempt"] == 2]
     assert sorted(line["rank"] for line in entered) == list(range(world_size))
     assert max(line["at"] for line in entered) - killed["at"] < 1.0
     (dead,) = events_of(tmp_path, 1)
     assert (dead["event"], dead["rank"], dead["node"], dead["signal"]) == ("rank_dead", victim, f"node{victim}", 9)
-    assert (dead["step"], dead["attempt"]) == (4, 1)
+    assert (dead["step"], dead["attempt"]) == (5, 1)
     (restart,) = events_of(tmp_path, 2)
-    assert (restart["event"], restart["resumed_step"]) == ("restart", 4)
+    assert (restart["event"], restart["resumed_step"]) == ("restart", second[0] - 1)
     assert 0.0 < restart["seconds"] < 1.0
 
 
@@ -89,7 +92,7 @@ def test_gang_stopped_rank_is_named_and_replaced(tmp_path: Path, victim: int) ->
     entered = [line["at"] for line in read_lines(tmp_path / "entered.jsonl") if line["attempt"] == 2]
     assert max(entered) - stopped["at"] < 2.0
     (dead,) = events_of(tmp_path, 1)
-    assert (dead["rank"], dead["step"]) == (victim, 4)
+    assert (dead["rank"], dead["step"]) == (victim, 5)
     assert dead["reason"].startswith("stopped or starved (liveness 1.")
 
 
@@ -112,7 +115,7 @@ def test_gang_same_exception_twice_fails_everywhere_with_its_traceback(tmp_path:
     assert (found[0].kind, found[0].final, found[0].attempt) == ("program", True, 2)
     text = found[0].text()
     assert "the same exception twice at the same step: RuntimeError: the mill broke at step 5" in text
-    assert "(rank 1 on node1, attempt 2, after step 4)" in text
+    assert "(rank 1 on node1, attempt 2, at step 5)" in text
     assert 'raise RuntimeError(f"the mill broke at step {step}")' in text
 
 

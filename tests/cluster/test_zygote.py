@@ -95,7 +95,7 @@ def test_rank_exception_is_noted_with_its_traceback(stack: ExitStack, tmp_path: 
     assert not process.ended_by_itself(zygote.receive()["status"])
     death = process.death_by_note()
     assert death is not None
-    assert (death.kind, death.exit_code, death.step) == ("exception", None, 1)
+    assert (death.kind, death.exit_code, death.step) == ("exception", None, 2)
     assert (death.error_type, death.error_message) == ("RuntimeError", "the mill broke at step 2")
     assert death.last_lines[-1] == "RuntimeError: the mill broke at step 2"
     assert any("in _fail" in line for line in death.last_lines)
@@ -107,7 +107,7 @@ def test_rank_killed_is_told_by_its_signal(stack: ExitStack, tmp_path: Path) -> 
     zygote, _ = start(stack, spec)
     process = fork(stack, zygote, spec)
     death = process.death_by_status(zygote.receive()["status"])
-    assert (death.kind, death.signal, death.step, death.exit_code) == ("signal", 11, 1, None)
+    assert (death.kind, death.signal, death.step, death.exit_code) == ("signal", 11, 2, None)
     assert any("Segmentation fault" in line for line in death.last_lines)
 
 

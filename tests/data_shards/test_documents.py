@@ -67,7 +67,9 @@ def test_empty_file_is_counted_as_empty_document(tmp_path: Path) -> None:
 @pytest.mark.parametrize("document", ["file", "line", "blank_line"])
 def test_invalid_utf8_names_file_line_and_bytes(tmp_path: Path, document: str) -> None:
     path = file_of(tmp_path, b"good\nb\xc3\xa9d \xe4\xb8 x\n")
-    with pytest.raises(DataError, match=rf"{path}:2: invalid UTF-8: byte 6 of the line, 0xe4b8 \(.*on_bad_record: skip"):
+    with pytest.raises(
+        DataError, match=rf"{path}:2: invalid UTF-8: byte 6 of the line, 0xe4b8 \(.*on_bad_record: skip"
+    ):
         read(path, document=document)
 
 
@@ -123,10 +125,14 @@ def test_jsonl_bad_line_is_refused_or_skipped(tmp_path: Path, line: bytes, field
     assert rejects.skipped.total() == 1
 
 
-@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())])
+@pytest.mark.parametrize(
+    "kind", [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())]
+)
 def test_parquet_text_comes_back_exactly(tmp_path: Path, kind: pa.DataType) -> None:
     texts = ["a\r\n", "三国", "", "a\r\n", "\u2028"]
-    pq.write_table(pa.table({"id": range(5), "text": pa.array(texts, pa.string()).cast(kind)}), tmp_path / "p", row_group_size=2)
+    pq.write_table(
+        pa.table({"id": range(5), "text": pa.array(texts, pa.string()).cast(kind)}), tmp_path / "p", row_group_size=2
+    )
     rejects = Rejects("fail")
     assert read_parquet(tmp_path / "p", rejects) == ["a\r\n", "三国", "a\r\n", "\u2028"]
     assert rejects.empty == 1

@@ -15,7 +15,9 @@ from data_shards.shard_writer import ShardWriter
 EOT = 9
 
 
-def write(path: Path, documents: list[list[int]], block_tokens: int, batch: int = 2, dtype: str = "uint16") -> ShardWriter:
+def write(
+    path: Path, documents: list[list[int]], block_tokens: int, batch: int = 2, dtype: str = "uint16"
+) -> ShardWriter:
     with ShardWriter(path, dtype=dtype, eot_id=EOT, block_tokens=block_tokens) as writer:
         for at in range(0, len(documents), batch):
             writer.add([np.array(document, dtype=np.uint32) for document in documents[at : at + batch]])
@@ -24,7 +26,9 @@ def write(path: Path, documents: list[list[int]], block_tokens: int, batch: int 
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.lists(st.integers(0, 8), max_size=12), min_size=1, max_size=15), st.integers(1, 20), st.integers(1, 5))
+@given(
+    st.lists(st.lists(st.integers(0, 8), max_size=12), min_size=1, max_size=15), st.integers(1, 20), st.integers(1, 5)
+)
 def test_shard_holds_every_document_and_its_start(documents: list[list[int]], block_tokens: int, batch: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         writer = write(Path(folder) / "a.tar", documents, block_tokens, batch)

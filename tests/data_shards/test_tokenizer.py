@@ -75,6 +75,12 @@ def test_encode_ignores_truncation_and_templates_of_the_file() -> None:
     assert tokenizer.decode(tokenizer.encode([TEXTS[0]])[0]) == TEXTS[0]
 
 
+def test_encode_with_dropout_in_the_file_is_the_same_each_time() -> None:
+    model = {**json.loads(TRAINED)["model"], "dropout": 0.9}
+    tokenizer = parse_tokenizer(changed(model=model), Path("t"))
+    assert tokenizer.encode([TEXTS[0]])[0].tolist() == TOKENIZER.encode([TEXTS[0]])[0].tolist()
+
+
 def test_load_tokenizer_file_and_folder_are_alike(tmp_path: Path) -> None:
     save_tokenizer(TRAINED, tmp_path / "tokenizer.json")
     assert load_tokenizer(tmp_path).fingerprint == load_tokenizer(tmp_path / "tokenizer.json").fingerprint
@@ -89,7 +95,9 @@ def test_load_tokenizer_vocabulary_files_give_the_same_tokens(tmp_path: Path, vo
     (tmp_path / merges).write_text(f"#version: 0.2\n{pairs}\n")
     tokenizer = load_tokenizer(tmp_path)
     assert (tokenizer.vocab_size, tokenizer.eot_id) == (300, 0)
-    for ours, theirs in zip(tokenizer.encode([*TEXTS, END_OF_TEXT]), TOKENIZER.encode([*TEXTS, END_OF_TEXT]), strict=True):
+    for ours, theirs in zip(
+        tokenizer.encode([*TEXTS, END_OF_TEXT]), TOKENIZER.encode([*TEXTS, END_OF_TEXT]), strict=True
+    ):
         assert ours.tolist() == theirs.tolist()
 
 

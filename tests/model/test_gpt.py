@@ -89,7 +89,7 @@ def test_forward_is_causal() -> None:
 
 
 def test_forward_beyond_max_seq_len_is_refused() -> None:
-    with pytest.raises(ModelError, match="17 tokens; model.max_seq_len is 16"):
+    with pytest.raises(ModelError, match=r"17 tokens; model\.max_seq_len is 16"):
         build()(random_tokens(1, 17))
 
 

@@ -105,7 +105,10 @@ def test_chunked_loss_gives_padded_rows_no_gradient() -> None:
     assert d_weight[:REAL].any(dim=1).all()
 
 
-def test_chunked_loss_twice_is_bitwise_equal() -> None:
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_chunked_loss_twice_is_bitwise_equal(deterministic: bool, request: pytest.FixtureRequest) -> None:
+    request.addfinalizer(lambda: torch.use_deterministic_algorithms(False))
+    torch.use_deterministic_algorithms(deterministic)
     first, second = Inputs(n=700, dtype=torch.float32), Inputs(n=700, dtype=torch.float32)
     losses = first.chunked(64), second.chunked(64)
     assert torch.equal(*losses)

@@ -7,6 +7,7 @@ import logging
 import shutil
 import signal
 import subprocess
+import sys
 import urllib.request
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -21,6 +22,7 @@ from monitoring.dashboard import dashboard_command, end_server, server_environme
 from monitoring.journal import attempt_paths, sender_lock
 from monitoring.send_loop import SendLoop
 from monitoring.sender import main, wait_for_parent
+from monitoring.settings import MonitoringSettings
 from tests.monitoring.journals import end, step, write_journal
 from tests.monitoring.journals import start as start_event
 from tests.monitoring.processes import free_port, process, wait_until
@@ -147,11 +149,11 @@ def start_sender(out_dir: Path, *options: str) -> AbstractContextManager[subproc
 
 @pytest.mark.slow
 def test_sender_process_killed_half_way_and_started_again_each_step_once(out_dir: Path) -> None:
-    database, steps = out_dir.parent / "mlflow.db", 4000
-    write_journal(out_dir, start_event(), *[step(i) for i in range(1, 2501)])
-    write_journal(out_dir, start_event(2, 2000), *[step(i, 2) for i in range(2001, steps + 1)])
+    database, steps = out_dir.parent / "mlflow.db", 1500
+    write_journal(out_dir, start_event(), *[step(i) for i in range(1, 1001)])
+    write_journal(out_dir, start_event(2, 700), *[step(i, 2) for i in range(701, steps + 1)])
     with start_sender(out_dir) as first:
-        wait_until(lambda: len(stored(database)) > 5000)
+        wait_until(lambda: len(stored(database)) > 3000)
         first.send_signal(signal.SIGKILL)
     partly = len(stored(database))
     with start_sender(out_dir) as second:
@@ -163,7 +165,7 @@ def test_sender_process_killed_half_way_and_started_again_each_step_once(out_dir
             third.stdin.close()  # it waits for its turn, finds all sent, and its parent goes
             assert third.wait(60) == 0
     times = stored(database)
-    assert 5000 < partly < len(times)
+    assert 3000 < partly < len(times)
     assert set(times.values()) == {1}
     assert {number for key, number in times if key == "loss"} == set(range(1, steps + 1))
     assert {number for key, number in times if key == "sequence_hash"} == set(range(1, steps + 1))
@@ -171,13 +173,20 @@ def test_sender_process_killed_half_way_and_started_again_each_step_once(out_dir
 
 
 @pytest.mark.slow
-def test_sender_process_parent_gone_drains_and_exits(out_dir: Path) -> None:
+def test_start_and_finish_sender_elsewhere_sends_all(out_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (out_dir.parent / "monitoring").mkdir()  # a folder of the user's that bears our name
+    (out_dir.parent / "monitoring" / "__init__.py").write_text("raise SystemExit('the wrong package')")
+    monkeypatch.chdir(out_dir.parent)
+    sender = sender_module.start_sender(Path("run"), MonitoringSettings(experiment="mine"))
     write_journal(out_dir, start_event(), *[step(i) for i in range(1, 11)])
-    with start_sender(out_dir) as sender:
-        assert sender.stdin is not None
-        sender.stdin.close()
-        assert sender.wait(60) == 0
+    assert sender_module.finish_sender(sender) == 0
     assert len(stored(out_dir.parent / "mlflow.db")) == 101
+    assert statuses(out_dir.parent / "mlflow.db") == [("demo", "RUNNING")]
+
+
+def test_finish_sender_that_does_not_end_kills_it() -> None:
+    sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], stdin=subprocess.PIPE)
+    assert sender_module.finish_sender(sleeper, timeout_seconds=0.1) == -signal.SIGKILL
 
 
 @pytest.mark.slow

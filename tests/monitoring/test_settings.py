@@ -21,6 +21,12 @@ def test_tracking_uri_of_a_usable_store_is_taken(uri: str | None) -> None:
     assert MonitoringSettings(tracking_uri=uri).tracking_uri == uri
 
 
+def test_tracking_uri_with_a_password_is_refused_without_showing_it() -> None:
+    with pytest.raises(ValidationError, match=r"http://me:\.\.\.@host") as caught:
+        MonitoringSettings(tracking_uri="http://me:s3cret@host:5000")
+    assert "s3cret" not in str(caught.value)
+
+
 def test_unknown_field_is_refused() -> None:
     with pytest.raises(ValidationError, match="uri"):
         MonitoringSettings.model_validate({"uri": "http://host"})

@@ -1,7 +1,8 @@
 """One rank of a process group that trains tiny DeepSpeed engines, saves them and loads them into others.
 
-Started by `test_engine_state.py` as `python -m tests.trainer.engine_world JOB.json RANK`. Answers are written by rank 0
-as JSON. Many engines share one process, because a process costs seconds of imports.
+Started by `test_engine_state.py` as `python -m tests.trainer.engine_world JOB.json...`. The jobs run one after the
+other, each in a process group of its own; rank 0 writes the answers as JSON. Imports take seconds, so they are done
+once and the ranks are forked, and many engines share a rank.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import gc
 import json
 import logging
+import multiprocessing
+import multiprocessing.connection
 import os
 import sys
 from collections.abc import Callable
@@ -16,7 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import deepspeed
+import deepspeed.runtime.zero.muon.muon_optimizer
 import torch
+import torch._dynamo
+import torch._inductor.compile_fx
 import torch.distributed as dist
 from torch import nn
 
@@ -45,7 +51,7 @@ class Tiny(nn.Module):
         self.head = nn.Linear(5, VOCABULARY, bias=False)
         self.head.weight = self.embed.weight
         self.frozen.weight.requires_grad_(False)
-        self.register_buffer("offset", torch.full((5,), 0.25))
+        self.register_buffer("offset", torch.rand(5))
 
     def forward(self, ids_b: torch.Tensor, labels_b: torch.Tensor) -> torch.Tensor:
         hidden = self.first(self.embed(ids_b))
@@ -161,17 +167,14 @@ def job_read(case: dict[str, Any]) -> dict[str, Any]:
 JOBS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {"write": job_write, "read": job_read}
 
 
-def main(job_file: Path, rank: int) -> None:
+def run_rank(job_file: Path, rank: int) -> None:
     job = json.loads(job_file.read_text())
-    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(job["world_size"]))
-    torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
-    store = dist.FileStore(str(job_file.with_suffix(".store")), job["world_size"])
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=job["world_size"])
+    meeting = job_file.with_suffix(".store").absolute().as_uri()
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=job["world_size"])
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(dist_backend="gloo", auto_mpi_discovery=False, verbose=False)
-    gc.freeze()  # DeepSpeed collects garbage over and over, 0.3 s each time with all the imported objects in it
     answers = {case["name"]: JOBS[case["job"]](case) for case in job["cases"]}
     if rank == 0:
         job_file.with_suffix(".answer.json").write_text(json.dumps(answers))
@@ -179,5 +182,26 @@ def main(job_file: Path, rank: int) -> None:
     dist.destroy_process_group()
 
 
+def run_job(job_file: Path) -> bool:
+    """Fork the job's ranks; whether all of them ended well."""
+    context = multiprocessing.get_context("fork")
+    size = json.loads(job_file.read_text())["world_size"]
+    ranks = [context.Process(target=run_rank, args=(job_file, rank), daemon=True) for rank in range(size)]
+    for process in ranks:
+        process.start()
+    # A rank whose peer died would wait for it for half an hour: the first failure ends the job.
+    waiting = {process.sentinel: process for process in ranks}
+    while waiting:
+        for sentinel in multiprocessing.connection.wait(list(waiting)):
+            process = waiting.pop(sentinel)  # type: ignore[call-overload]
+            process.join()
+            if process.exitcode != 0:
+                for other in waiting.values():
+                    other.kill()
+    return all(process.exitcode == 0 for process in ranks)
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    gc.freeze()  # DeepSpeed collects garbage over and over, 0.3 s each time with all the imported objects in it
+    sys.exit(not all(run_job(Path(argument)) for argument in sys.argv[1:]))

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.trainer.checkpoint_world import fake_gather, header, save, snapshots, state
+from trainer.checkpoint import store
+from trainer.checkpoint.files import hash_file
 from trainer.checkpoint.manifest import MANIFEST_NAME
 from trainer.checkpoint.save import save_checkpoint, write_rank_file
 from trainer.checkpoint.store import (
@@ -32,6 +35,16 @@ def flip(path: Path, position: int) -> None:
     content = bytearray(path.read_bytes())
     content[position] ^= 0x10
     path.write_bytes(content)
+
+
+def keep_and_send(sent: list[Any]) -> Callable[[Any], Any]:
+    """Rank 0's broadcast: what it sends is kept for the other ranks."""
+
+    def broadcast(value: Any) -> Any:
+        sent.append(value)
+        return value
+
+    return broadcast
 
 
 def names(out_dir: Path) -> list[str]:
@@ -88,6 +101,22 @@ def test_newest_good_after_damage_falls_back_and_names_the_file(tmp_path: Path, 
     assert choice is not None
     assert choice.manifest.step == 200
     assert str(bad) in choice.skipped[0][1]
+
+
+def test_newest_good_where_the_disk_fails_falls_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path, step=200)
+    bad = save(tmp_path, step=400).path / RANK_1
+
+    def hash_or_fail(path: Path) -> str:
+        if path == bad:
+            raise OSError(5, "Input/output error")
+        return hash_file(path)
+
+    monkeypatch.setattr(store, "hash_file", hash_or_fail)
+    choice = newest_good(tmp_path)
+    assert choice is not None
+    assert choice.manifest.step == 200
+    assert f"{bad}: cannot be read" in choice.skipped[0][1]
 
 
 def test_newest_good_with_none_whole_is_an_error_that_names_a_file(tmp_path: Path) -> None:
@@ -196,7 +225,7 @@ def test_prune_removes_torn_folders_of_older_attempts_only(tmp_path: Path) -> No
 def test_agree_on_checkpoint_gives_every_rank_rank_0s_choice(tmp_path: Path) -> None:
     save(tmp_path)
     sent: list[Any] = []
-    first = agree_on_checkpoint(tmp_path, rank=0, broadcast=lambda value: sent.append(value) or value)
+    first = agree_on_checkpoint(tmp_path, rank=0, broadcast=keep_and_send(sent))
     other = agree_on_checkpoint(tmp_path / "elsewhere", rank=1, broadcast=lambda value: sent[0])
     assert isinstance(first, Choice)
     assert other == first
@@ -206,7 +235,7 @@ def test_agree_on_checkpoint_raises_rank_0s_error_on_every_rank(tmp_path: Path) 
     flip(save(tmp_path).path / RANK_1, 500)
     sent: list[Any] = []
     with pytest.raises(TrainError, match=RANK_1):
-        agree_on_checkpoint(tmp_path, rank=0, broadcast=lambda value: sent.append(value) or value)
+        agree_on_checkpoint(tmp_path, rank=0, broadcast=keep_and_send(sent))
     with pytest.raises(TrainError, match=RANK_1):
         agree_on_checkpoint(tmp_path, rank=1, broadcast=lambda value: sent[0])
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -22,41 +24,41 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 STAGES = (0, 1, 2, 3)
-# Small parts at stage 3: several sub groups, and parameters that stay whole beside such that do not.
+# Stage 2 in fp32: a flat buffer in another order than the groups. Stage 3: several sub groups, and parameters that stay
+# whole beside such that do not.
 SMALL_PARTS = {"sub_group_size": 60, "stage3_param_persistence_threshold": 20}
+ZERO = {(2, "fp32"): {"round_robin_gradients": True}, (3, "fp32"): SMALL_PARTS, (3, "bf16"): SMALL_PARTS}
 
 
-def run_world(folder: Path, world_size: int, cases: list[dict[str, Any]]) -> dict[str, Any]:
-    """Run the cases in a process group of its own and give rank 0's answers by name."""
-    job = folder / f"job-{world_size}-{cases[0]['job']}.json"
-    job.write_text(json.dumps({"world_size": world_size, "cases": cases}))
+def run_jobs(folder: Path, jobs: list[tuple[int, list[dict[str, Any]]]]) -> dict[str, Any]:
+    """Run jobs (world size, cases) one after the other and give the answers by the names of their cases."""
+    files = [folder / f"job-{index}.json" for index in range(len(jobs))]
+    for file, (world_size, cases) in zip(files, jobs, strict=True):
+        file.write_text(json.dumps({"world_size": world_size, "cases": cases}))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
-    command = [sys.executable, "-m", "tests.trainer.engine_world", str(job)]
-    ranks = []
-    for rank in range(world_size):
-        with job.with_suffix(f".rank{rank}.log").open("wb") as log:
-            arguments: dict[str, Any] = {"cwd": ROOT, "env": environment, "stdout": log, "stderr": log}
-            ranks.append(subprocess.Popen([*command, str(rank)], **arguments))
-    try:
-        codes = [process.wait(timeout=100) for process in ranks]
-    finally:
-        for process in ranks:
-            process.kill()
-            process.wait()
-    assert codes == [0] * world_size, job.with_suffix(".rank0.log").read_text()[-4000:]
-    answers: dict[str, Any] = json.loads(job.with_suffix(".answer.json").read_text())
+    command = [sys.executable, "-m", "tests.trainer.engine_world", *map(str, files)]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True)
+        try:
+            code = process.wait(timeout=110)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    assert code == 0, (folder / "log").read_text()[-4000:]
+    answers: dict[str, Any] = {}
+    for file in files:
+        answers |= json.loads(file.with_suffix(".answer.json").read_text())
     return answers
 
 
 def write_case(folder: Path, world_size: int, stage: int, precision: str) -> dict[str, Any]:
     name = f"w{world_size}-s{stage}-{precision}"
-    zero = SMALL_PARTS if stage == 3 else {}
     return {
         "name": name,
         "job": "write",
         "stage": stage,
         "precision": precision,
-        "zero": zero,
+        "zero": ZERO.get((stage, precision), {}),
         "out_dir": str(folder / name),
     }
 
@@ -96,33 +98,34 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def written(folder: Path) -> dict[str, Any]:
-    """Checkpoints of two ranks at every stage in fp32 and in bf16, of one rank in fp32."""
-    pair = [write_case(folder, 2, stage, precision) for stage, precision in product(STAGES, ("fp32", "bf16"))]
-    single = [write_case(folder, 1, stage, "fp32") for stage in STAGES]
-    return run_world(folder, 2, pair) | run_world(folder, 1, single)
+def answers(folder: Path) -> dict[str, Any]:
+    """Two ranks save at every stage in fp32 and in bf16, one rank in fp32; then each stage's checkpoints are loaded by
+    other stages and by other world sizes: 2 -> 1, 1 -> 2, 2 -> 2 and 2 -> 3."""
 
-
-@pytest.fixture(scope="module")
-def reread(folder: Path, written: dict[str, Any]) -> dict[str, Any]:
-    """Each stage's checkpoints loaded by other stages and by other world sizes: 2 -> 1, 1 -> 2, 2 -> 2 and 2 -> 3."""
-
-    def cases(source: int, world_size: int, shift: int, precision: str = "fp32") -> list[dict[str, Any]]:
+    def reads(source: int, world_size: int, shift: int, precision: str = "fp32") -> list[dict[str, Any]]:
         name = f"w{source}-s%d-{precision}"
         return [read_case(folder, name % ((s + shift) % 4), world_size, s, precision) for s in STAGES]
 
-    single = run_world(folder, 1, cases(2, 1, shift=0) + cases(2, 1, shift=2))
-    pair = run_world(folder, 2, cases(1, 2, shift=1) + cases(2, 2, shift=3) + cases(2, 2, shift=1, precision="bf16"))
-    return single | pair | run_world(folder, 3, cases(2, 3, shift=0) + cases(2, 3, shift=3))
+    pair = [write_case(folder, 2, stage, precision) for stage, precision in product(STAGES, ("fp32", "bf16"))]
+    single = [write_case(folder, 1, stage, "fp32") for stage in STAGES]
+    reads_of_pair = reads(1, 2, shift=1) + reads(2, 2, shift=3) + reads(2, 2, shift=1, precision="bf16")
+    jobs = [(2, pair), (1, single + reads(2, 1, shift=2)), (2, reads_of_pair), (3, reads(2, 3, shift=0))]
+    return run_jobs(folder, jobs)
+
+
+@pytest.fixture(scope="module")
+def reread(answers: dict[str, Any]) -> dict[str, Any]:
+    """The answers of those that loaded what another wrote."""
+    return {name: answer for name, answer in answers.items() if "-to-" in name}
 
 
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize(("world_size", "precision"), [(1, "fp32"), (2, "fp32"), (2, "bf16")])
 def test_restore_at_the_same_stage_goes_on_bit_for_bit(
-    folder: Path, written: dict[str, Any], world_size: int, stage: int, precision: str
+    folder: Path, answers: dict[str, Any], world_size: int, stage: int, precision: str
 ) -> None:
     name = f"w{world_size}-s{stage}-{precision}"
-    answer = written[name]
+    answer = answers[name]
     assert answer["resumed"] == answer["went_on"]
     assert len(set(answer["losses"] + answer["went_on"])) == 6
     assert_same(contents(folder / name / "resumed"), contents(folder / name / "went_on"))
@@ -131,11 +134,13 @@ def test_restore_at_the_same_stage_goes_on_bit_for_bit(
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("stage", STAGES)
 def test_snapshot_at_step_0_has_the_initial_weights_and_empty_moments(
-    folder: Path, written: dict[str, Any], stage: int, precision: str
+    folder: Path, answers: dict[str, Any], stage: int, precision: str
 ) -> None:
     torch.manual_seed(1)
-    model = Tiny().to(torch.bfloat16 if precision == "bf16" else torch.float32)
-    expected = {"offset": torch.full((5,), 0.25), "frozen.weight": model.frozen.weight.detach().float()}
+    model = Tiny()
+    offset = model.offset.clone()  # DeepSpeed leaves buffers in fp32
+    model.to(torch.bfloat16 if precision == "bf16" else torch.float32)
+    expected = {"offset": offset, "frozen.weight": model.frozen.weight.detach().float()}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             expected[f"{name} master"] = parameter.detach().float().view(-1)
@@ -147,15 +152,15 @@ def test_snapshot_at_step_0_has_the_initial_weights_and_empty_moments(
 def test_restore_at_another_stage_or_world_size_holds_the_same_bits(folder: Path, reread: dict[str, Any]) -> None:
     for name in reread:
         assert_same(contents(folder / name), contents(folder / name.split("-to-")[0]))
-    assert len(reread) == 28
+    assert len(reread) == 20
 
 
 def test_restore_at_another_stage_or_world_size_goes_on_with_the_same_losses(
-    written: dict[str, Any], reread: dict[str, Any]
+    answers: dict[str, Any], reread: dict[str, Any]
 ) -> None:
     for name, answer in reread.items():
         if name.endswith("bf16"):
             continue
-        expected = [float.fromhex(loss) for loss in written[name.split("-to-")[0]]["went_on"][:2]]
+        expected = [float.fromhex(loss) for loss in answers[name.split("-to-")[0]]["went_on"][:2]]
         found = [float.fromhex(loss) for loss in answer["losses"]]
         assert found == pytest.approx(expected, rel=1e-6, abs=0), name

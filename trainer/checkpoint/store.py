@@ -71,7 +71,7 @@ def verify_checkpoint(folder: Path) -> list[str]:
     """Read every byte of a checkpoint; sentences, each naming a file, on what is wrong. None: it is whole."""
     try:
         manifest = read_manifest(folder)
-    except TrainError as error:
+    except (TrainError, OSError) as error:
         return [str(error)]
     problems = quick_problems(folder, manifest)
     if problems:
@@ -183,7 +183,7 @@ def _folders(out_dir: Path) -> list[tuple[int, int, Path]]:
 def _entry(path: Path, attempt: int, step: int) -> Entry:
     try:
         return Entry(path, attempt, step, read_manifest(path))
-    except TrainError as error:
+    except (TrainError, OSError) as error:
         return Entry(path, attempt, step, None, str(error))
 
 
@@ -201,7 +201,10 @@ def _size_problem(folder: Path, record: FileRecord) -> str | None:
 
 def _hash_problem(folder: Path, record: FileRecord) -> str | None:
     path = folder / record.name
-    found = hash_file(path)
+    try:
+        found = hash_file(path)
+    except OSError as error:
+        return f"{path}: cannot be read ({error})"
     if found == record.sha256:
         return None
     return f"{path}: its bytes have changed (SHA-256 must be {record.sha256[:16]}..., is {found[:16]}...)"

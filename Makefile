@@ -1,0 +1,42 @@
+# The two commands of the README are `make demo` and `make test`. Each installs what it needs into .venv, once.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test test-fast check bench docs clean
+
+demo: $(VENV)/.installed
+	$(BIN)/headrace run recipes/demo.yaml
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest
+
+# No Ray, no process group, no server: what can be run after every edit.
+test-fast: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m "not slow"
+
+check: $(VENV)/.installed-test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/test_house.py
+
+bench: $(VENV)/.installed-test
+	$(BIN)/python -m benchmarks.spine
+
+docs: $(VENV)/.installed
+	$(BIN)/python -m docs.generate
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) --editable .
+	touch $@
+
+$(VENV)/.installed-test: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) --editable '.[test]'
+	touch $(VENV)/.installed $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info

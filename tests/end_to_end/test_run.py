@@ -1,0 +1,162 @@
+"""The main job as a user runs it: real Ray, DeepSpeed and MLflow, on a tiny model, undisturbed and disturbed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.end_to_end.headrace import events, headrace, newest_step, pids_titled, run_file, started, steps, wait_until
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+STEPS = 60
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where this module's runs and their shared dataset lie."""
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def calm(folder: Path) -> tuple[Path, str]:
+    """The folder of an undisturbed run, and what the command printed."""
+    done = headrace("run", run_file(folder, "calm"))
+    assert done.returncode == 0, done.stderr
+    return folder / "runs/calm", done.stdout
+
+
+def first_by_step(out_dir: Path, field: str) -> dict[int, Any]:
+    values: dict[int, Any] = {}
+    for record in steps(out_dir):
+        values.setdefault(record["step"], record[field])
+    return values
+
+
+def stored_metrics(database: Path, run_name: str) -> list[tuple[str, int]]:
+    """Every (metric, step) that MLflow's own tables hold for a run."""
+    query = (
+        "select m.key, m.step from metrics m join tags t on t.run_uuid = m.run_uuid "
+        "where t.key = 'mlflow.runName' and t.value = ?"
+    )
+    with sqlite3.connect(database) as connection:
+        return list(connection.execute(query, (run_name,)))
+
+
+def test_run_undisturbed_trains_every_step_and_reports(calm: tuple[Path, str]) -> None:
+    out_dir, printed = calm
+    assert [record["step"] for record in steps(out_dir)] == list(range(1, STEPS + 1))
+    final = events(out_dir, "eval")[-1]
+    assert final["final"]
+    assert final["val_loss"] < steps(out_dir)[0]["loss"] - 0.5
+    assert f"validation loss {final['val_loss']:.3f}" in printed
+    assert f"unigram model of the same tokens {final['unigram_loss']:.3f}" in printed
+    assert "the river" in printed
+    assert "next: headrace" in printed
+    for place in (out_dir, out_dir.parent.parent / "data", out_dir / "model"):
+        assert str(place) in printed
+
+
+def test_run_undisturbed_leaves_a_model_that_transformers_loads(calm: tuple[Path, str]) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(calm[0] / "model")
+    tokenizer = AutoTokenizer.from_pretrained(calm[0] / "model")
+    assert model.config.n_layer == 2
+    assert tokenizer.decode(tokenizer("the mill").input_ids) == "the mill"
+
+
+def test_run_undisturbed_is_in_mlflow_once_per_step(calm: tuple[Path, str]) -> None:
+    points = stored_metrics(calm[0].parent / "mlflow.db", "calm")
+    assert len(points) == len(set(points))
+    for metric in ("loss", "lr", "grad_norm", "tokens_per_second", "mfu", "data_wait_seconds", "sequence_hash"):
+        assert sorted(step for key, step in points if key == metric) == list(range(1, STEPS + 1))
+    assert [step for key, step in points if key == "val_loss"] == [20, 40, 60]
+
+
+def test_run_again_when_finished_says_so_and_changes_nothing(calm: tuple[Path, str], folder: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (calm[0] / "checkpoints").rglob("*")}
+    done = headrace("train", folder / "calm.yaml")
+    assert done.returncode == 0, done.stderr
+    assert "calm is finished: 60 steps" in done.stdout
+    assert {path: path.stat().st_mtime_ns for path in (calm[0] / "checkpoints").rglob("*")} == before
+
+
+def test_run_killed_stopped_and_resumed_is_exactly_the_undisturbed_one(calm: tuple[Path, str], folder: Path) -> None:
+    """A rank is killed, then a supervisor, then the driver is asked to stop; the same command goes on each time."""
+    file, out_dir = run_file(folder, "rough"), folder / "runs/rough"
+    with started("train", file, log=folder / "rough.log") as driver:
+        wait_until(lambda: newest_step(out_dir) >= 8, "step 8")
+        [rank] = pids_titled("headrace: rank 1/2 of rough")
+        os.kill(rank, signal.SIGKILL)
+        wait_until(lambda: events(out_dir, "restart"), "a new attempt within the gang")
+        wait_until(lambda: newest_step(out_dir) >= 20, "step 20")
+        [supervisor] = pids_titled("headrace: supervisor 1 of rough")
+        os.kill(supervisor, signal.SIGKILL)
+        wait_until(lambda: len(events(out_dir, "start")) == 3, "a new gang through Ray Train")
+        wait_until(lambda: newest_step(out_dir) >= 32, "step 32")
+        driver.send_signal(signal.SIGTERM)
+        assert driver.wait(timeout=60) == 3, (folder / "rough.log").read_text()
+    assert events(out_dir, "end")[-1]["status"] == "stopped"
+    done = headrace("run", file)
+    assert done.returncode == 0, done.stderr
+
+    for field in ("sequence_hash", "loss_hex", "grad_norm"):
+        assert first_by_step(out_dir, field) == first_by_step(calm[0], field)
+    repeated = [
+        record for record in steps(out_dir) if first_by_step(out_dir, "attempt")[record["step"]] != record["attempt"]
+    ]
+    assert repeated, "the kills must have cost steps that were run twice"
+    for record in repeated:
+        assert record["loss_hex"] == first_by_step(calm[0], "loss_hex")[record["step"]]
+    [death, *_] = events(out_dir, "rank_dead")
+    assert (death["rank"], death["signal"]) == (1, 9)
+    assert events(out_dir, "restart")[0]["seconds"] < 10
+    points = stored_metrics(folder / "runs/mlflow.db", "rough")
+    assert sorted(step for key, step in points if key == "loss") == list(range(1, STEPS + 1))
+    assert len(points) == len(set(points))
+
+
+def test_compare_of_both_shows_same_data_and_equal_losses(calm: tuple[Path, str], folder: Path) -> None:
+    done = headrace("compare", folder / "runs/calm", folder / "runs/rough", "--json")
+    assert done.returncode == 0, done.stderr
+    compared = json.loads(done.stdout)
+    assert len(compared["runs"]) == 2
+    table = headrace("compare", folder / "runs/calm", folder / "runs/rough")
+    assert table.returncode == 0
+    assert "calm" in table.stdout and "rough" in table.stdout
+
+
+def test_run_on_one_worker_sees_the_same_sequences_and_first_loss(calm: tuple[Path, str], folder: Path) -> None:
+    """Without dropout the first loss of one worker is that of two to 1e-6."""
+    model = {"preset": "gpt2-tiny", "n_layer": 2, "n_head": 2, "n_embd": 32, "max_seq_len": 32}
+    short = {"max_steps": 6, "global_batch_size": 8, "micro_batch_size": 2, "lr": 3e-3}
+    for workers in (1, 2):
+        done = headrace("train", run_file(folder, f"w{workers}", model=model, train=short, cluster__workers=workers))
+        assert done.returncode == 0, done.stderr
+    one, two = steps(folder / "runs/w1"), steps(folder / "runs/w2")
+    calm_hashes = first_by_step(calm[0], "sequence_hash")
+    assert [r["sequence_hash"] for r in one] == [r["sequence_hash"] for r in two]
+    assert [r["sequence_hash"] for r in one] == [calm_hashes[step] for step in range(1, 7)]
+    assert one[0]["loss"] == pytest.approx(two[0]["loss"], rel=1e-6)
+
+
+def test_generate_evaluate_checkpoint_and_data_commands_answer(calm: tuple[Path, str], folder: Path) -> None:
+    out_dir = calm[0]
+    generated = headrace("generate", out_dir, "--prompt", "the river", "--tokens", "5")
+    assert generated.returncode == 0, generated.stderr
+    assert generated.stdout.startswith("the river")
+    scores = json.loads(headrace("evaluate", out_dir, "--max-tokens", "1024", "--json").stdout)
+    assert scores["loss"] == pytest.approx(events(out_dir, "eval")[-1]["val_loss"], rel=1e-5)
+    listed = json.loads(headrace("checkpoint", "list", out_dir, "--json").stdout)
+    assert [entry["step"] for entry in listed] == [50, 55, 60]
+    assert headrace("checkpoint", "verify", out_dir).returncode == 0
+    assert headrace("data", "verify", folder / "data").returncode == 0
+    assert json.loads(headrace("data", "stats", folder / "data", "--json").stdout)
+    assert headrace("data", "show", folder / "data", "0").stdout.strip()
