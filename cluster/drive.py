@@ -15,7 +15,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from cluster.attempts import newest_attempt
 from cluster.gang import make_gang_spec, run_gang
 from cluster.gang_journal import append_event
 from cluster.ray_session import cluster_gpus, ray_session
@@ -26,6 +25,7 @@ from data_shards.prepare import PrepareProgress, prepare
 from data_shards.sources import expand
 from monitoring.journal import JournalReader, last_values, read_records
 from monitoring.progress import ProgressView
+from trainer.attempts import newest_attempt
 from trainer.config import RunConfig
 from trainer.errors import TrainError
 from trainer.launch import Launch, check_before_start, finished_step, open_launch

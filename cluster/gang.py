@@ -62,7 +62,6 @@ def supervise_on_ray(config: dict[str, Any]) -> None:
     context = ray.train.get_context()
     rank = context.get_world_rank()
     address = ray.util.get_node_ip_address()
-    set_title(f"headrace: supervisor {rank} of {spec.name}")
     try:
         outcome = supervise(
             spec,
@@ -73,6 +72,8 @@ def supervise_on_ray(config: dict[str, Any]) -> None:
             node=address,
             local_rank=context.get_local_rank(),
             raylet_pid=os.getppid(),
+            # Again and again, since Ray sets a name of its own with each call to the worker.
+            on_tick=lambda: set_title(f"headrace: supervisor {rank} of {spec.name}"),
         )
     except GangFailed as failure:
         if not failure.diagnosis.final:

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
-from cluster.attempts import take_attempt
 from cluster.connection import Connection, ConnectionLostError
 from cluster.coordinator_server import CoordinatorServer
 from cluster.gang_journal import JournalPipe, append_death, append_event
@@ -23,6 +22,7 @@ from cluster.policy import Death, Diagnosis, GiveUp
 from cluster.rank_process import GOOD_STATUSES, RankProcess
 from cluster.spec import GangFailed, GangSpec, Outcome
 from cluster.zygote_client import ZygoteClient, ZygoteGoneError
+from trainer.attempts import take_attempt
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +45,7 @@ def supervise(
     local_rank: int = 0,
     raylet_pid: int | None = None,
     take_attempt_number: Callable[[], int] | None = None,
+    on_tick: Callable[[], None] = lambda: None,
 ) -> Outcome:
     """Supervise `rank` of `world_size` until the gang ends well; GangFailed in every supervisor if it does not.
 
@@ -52,12 +53,13 @@ def supervise(
     called on all ranks, with the address at rank 0 and None elsewhere, and returns rank 0's address to all.
     host: the address of this machine at which the others reach it (used at rank 0); node: this machine's name in
     diagnoses; local_rank: index of the rank on its machine; raylet_pid: a process of this machine with whose death
-    the rank is ended at once; take_attempt_number: by default numbers are taken in OUT_DIR/attempts.
+    the rank is ended at once; take_attempt_number: by default numbers are taken in OUT_DIR/attempts;
+    on_tick: called some ten times a second.
     """
     place = {"rank": rank, "world_size": world_size, "local_rank": local_rank}
     with ExitStack() as stack:
         zygote = ZygoteClient(spec)  # it imports while the gang gathers
-        supervisor = Supervisor(spec, place, node or socket.gethostname(), zygote)
+        supervisor = Supervisor(spec, place, node or socket.gethostname(), zygote, on_tick)
         stack.callback(supervisor.close)
         if rank == 0:
             take = take_attempt_number or (lambda: take_attempt(spec.out_path))
@@ -83,7 +85,10 @@ def _connect(spec: GangSpec, address: Address) -> Connection:
 class Supervisor:
     """The loop around one rank. place: what the rank's spec says of its place in the gang; server: at rank 0."""
 
-    def __init__(self, spec: GangSpec, place: dict[str, int], node: str, zygote: ZygoteClient) -> None:
+    def __init__(
+        self, spec: GangSpec, place: dict[str, int], node: str, zygote: ZygoteClient, on_tick: Callable[[], None]
+    ) -> None:
+        self._on_tick = on_tick
         self.server: CoordinatorServer | None = None
         self._spec = spec
         self._place = place
@@ -139,6 +144,7 @@ class Supervisor:
                 key.data()
         if self._outcome is None:
             self._tick(time.monotonic())
+        self._on_tick()
 
     @property
     def _attempt(self) -> int:

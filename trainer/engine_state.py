@@ -63,7 +63,7 @@ def owned_fragments(engine: Any) -> list[Fragment]:
     """
     if _is_replicated(engine) and torch.distributed.get_rank() != 0:
         return []
-    return _held_fragments(engine)
+    return [_fragment(engine, slot) for slot in _slots(engine)]
 
 
 def snapshot(engine: Any, rank_tensors: Mapping[str, torch.Tensor] | None = None) -> Snapshot:
@@ -224,10 +224,6 @@ def _stage3_slots(optimizer: Any, names: Mapping[torch.nn.Parameter, str]) -> It
                 group = optimizer.sub_group_to_group_id[index]
                 yield Slot(names[parameter], rank * part, length, master, offset, group)
             offset += part
-
-
-def _held_fragments(engine: Any) -> list[Fragment]:
-    return [_fragment(engine, slot) for slot in _slots(engine)]
 
 
 def _fragment(engine: Any, slot: Slot) -> Fragment:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.attempts import newest_attempt, take_attempt
 from cluster.gang_journal import JournalPipe, append_event, journal_path
+from trainer.attempts import newest_attempt, take_attempt
 
 
 def test_take_attempt_counts_from_one_and_says_who(tmp_path: Path) -> None:
@@ -19,7 +19,7 @@ def test_take_attempt_that_another_took_meanwhile_takes_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     take_attempt(tmp_path)
-    monkeypatch.setattr("cluster.attempts.newest_attempt", lambda _: 0)
+    monkeypatch.setattr("trainer.attempts.newest_attempt", lambda _: 0)
     assert take_attempt(tmp_path) == 2
 
 

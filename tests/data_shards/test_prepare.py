@@ -164,15 +164,26 @@ def test_prepare_stopped_prepare_of_another_corpus_leaves_no_trace(base: Path, t
         yield from map(work, units)
         raise Interrupted
 
+    # With this tokenizer both corpora have units in common, but under other numbers.
+    tokenizer = str(prepare_lines(base, tmp_path / "t").tokenizer_path)
     write_lines(base / "corpus/0.txt", range(900, 1000))
     with pytest.raises(Interrupted):
-        prepare_lines(base, tmp_path / "d", stop_at_end)
+        prepare_lines(base, tmp_path / "d", stop_at_end, tokenizer=tokenizer)
     (tmp_path / "d/.tmp-torn").write_bytes(b"x")
     (base / "corpus/0.txt").unlink()
-    prepare_lines(base, tmp_path / "d")
-    prepare_lines(base, tmp_path / "clean")
+    prepare_lines(base, tmp_path / "d", tokenizer=tokenizer)
+    prepare_lines(base, tmp_path / "clean", tokenizer=tokenizer)
     assert public_files(tmp_path / "d") == public_files(tmp_path / "clean")
     assert list((tmp_path / "d").glob(".tmp-*")) == []
+
+
+def test_prepare_killed_right_after_its_commit_is_tidied_up(base: Path, tmp_path: Path) -> None:
+    first = prepare_lines(base, tmp_path / "d")
+    (tmp_path / "d/.units").mkdir()
+    (tmp_path / "d/train-00099.tar").write_bytes(b"of no version")
+    assert prepare_lines(base, tmp_path / "d", refuse_to_run) == first
+    assert not (tmp_path / "d/.units").exists()
+    assert not (tmp_path / "d/train-00099.tar").exists()
 
 
 def test_prepare_empty_unit_is_not_run_twice(base: Path, tmp_path: Path) -> None:

@@ -82,6 +82,12 @@ def test_cut_file_pieces_hold_as_many_lines_as_fit(tmp_path: Path) -> None:
     assert [(piece.start, piece.end) for piece in pieces] == [(0, 10), (10, 21), (21, 23)]
 
 
+def test_cut_file_pieces_hold_as_many_paragraphs_as_fit_whatever_ends_them(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"a\n\nb\n\r\nc\n\nlong paragraph")
+    pieces = cut_file(SourceFile(str(tmp_path / "a"), "text", "", "", "blank_line"), 8)
+    assert [(piece.start, piece.end) for piece in pieces] == [(0, 7), (7, 10), (10, 24)]
+
+
 def test_plan_units_small_files_are_grouped_and_big_ones_stand_alone(tmp_path: Path) -> None:
     for name, size in {"a": 40, "b": 50, "c": 20, "d": 300, "e": 10}.items():
         (tmp_path / f"{name}.txt").write_bytes(b"123456789\n" * (size // 10))

@@ -97,7 +97,7 @@ def test_run_killed_stopped_and_resumed_is_exactly_the_undisturbed_one(calm: tup
         os.kill(rank, signal.SIGKILL)
         wait_until(lambda: events(out_dir, "restart"), "a new attempt within the gang")
         wait_until(lambda: newest_step(out_dir) >= 20, "step 20")
-        [supervisor] = pids_titled("headrace: supervisor 1 of rough")
+        [supervisor] = wait_until(lambda: pids_titled("headrace: supervisor 1 of rough"), "the supervisor's title")
         os.kill(supervisor, signal.SIGKILL)
         wait_until(lambda: len(events(out_dir, "start")) == 3, "a new gang through Ray Train")
         wait_until(lambda: newest_step(out_dir) >= 32, "step 32")
