@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -25,6 +23,7 @@ from data_shards.prepare import PrepareProgress, prepare
 from data_shards.sources import expand
 from monitoring.journal import JournalReader, last_values, read_records
 from monitoring.progress import ProgressView
+from monitoring.sender import finish_sender, start_sender
 from trainer.attempts import newest_attempt
 from trainer.config import RunConfig
 from trainer.errors import TrainError
@@ -36,7 +35,6 @@ from trainer.stop import stop_mark
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.25
-SENDER_DRAIN_SECONDS = 20.0
 
 
 class RunFailedError(Exception):
@@ -100,20 +98,11 @@ def prepare_on_ray(config: RunConfig) -> Dataset:
 @contextmanager
 def _sender(config: RunConfig) -> Iterator[None]:
     """The process that brings the journal to MLflow, for the length of the block; its end is waited for."""
-    command = [sys.executable, "-m", "monitoring.sender", "--out-dir", config.out_dir]
-    command += ["--experiment", config.monitoring.experiment]
-    if config.monitoring.tracking_uri is not None:
-        command += ["--tracking-uri", config.monitoring.tracking_uri]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE)
+    process = start_sender(Path(config.out_dir), config.monitoring)
     try:
         yield
     finally:
-        assert process.stdin is not None
-        process.stdin.close()
-        try:
-            process.wait(SENDER_DRAIN_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
+        if finish_sender(process) != 0:
             logger.warning("MLflow has not everything yet; `headrace dashboard` brings the rest from the journal")
 
 

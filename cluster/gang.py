@@ -20,7 +20,6 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.collective import broadcast_from_rank_zero
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-from cluster.processes import set_title
 from cluster.settings import ClusterSettings, Resources
 from cluster.spec import GangFailed, GangSpec
 from cluster.supervisor import supervise
@@ -73,7 +72,7 @@ def supervise_on_ray(config: dict[str, Any]) -> None:
             local_rank=context.get_local_rank(),
             raylet_pid=os.getppid(),
             # Again and again, since Ray sets a name of its own with each call to the worker.
-            on_tick=lambda: set_title(f"headrace: supervisor {rank} of {spec.name}"),
+            on_tick=lambda: ray._raylet.setproctitle(f"headrace: supervisor {rank} of {spec.name}"),
         )
     except GangFailed as failure:
         if not failure.diagnosis.final:
