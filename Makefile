@@ -23,7 +23,8 @@ check: $(VENV)/.installed-test
 	$(BIN)/python -m pytest tests/test_house.py
 
 bench: $(VENV)/.installed-test
-	$(BIN)/python -m benchmarks.spine
+	$(BIN)/python -m benchmarks.reading
+	$(BIN)/python -m benchmarks.recovery
 
 docs: $(VENV)/.installed
 	$(BIN)/python -m docs.generate

@@ -176,7 +176,7 @@ def manifest_bytes(shards: Sequence[Shard]) -> bytes:
 def parse_manifest(data: bytes, path: Path) -> tuple[Shard, ...]:
     """Inverse of `manifest_bytes`; `path` is for the DataError."""
     try:
-        rows = pq.read_table(pa.BufferReader(data), schema=_SCHEMA).to_pylist()
+        rows = pq.read_table(pa.BufferReader(data), schema=_SCHEMA, use_threads=False, pre_buffer=False).to_pylist()
     except pa.ArrowException as error:
         raise DataError(f"{path}: not a manifest of this format ({error}): run prepare again") from error
     return tuple(Shard.from_dict(row) for row in rows)

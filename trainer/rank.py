@@ -41,7 +41,12 @@ PRELOADED = (
     "deepspeed.runtime.zero.muon.muon_optimizer",
     "deepspeed.moe.layer",
     "deepspeed.checkpoint",
+    "deepspeed.module_inject.auto_ep_layer",
+    "deepspeed.ops.op_builder.all_ops",
+    "pyarrow.dataset",
     "safetensors.torch",
+    "torch.profiler",
+    "torch.utils.cpp_extension",
 )
 
 

@@ -27,6 +27,6 @@ def make_deterministic(asked: str, device: torch.device) -> bool:
         torch.backends.cudnn.benchmark = False
         # Otherwise every torch.empty is filled, DeepSpeed's buckets at each step; nothing here reads what it has not
         # written.
-        torch.utils.deterministic.fill_uninitialized_memory = False
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.use_deterministic_algorithms(on)
     return on

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from cluster.commands.common import Subparsers, add_command, add_json, say, say_json
 from data_shards.dataset import Dataset
@@ -50,11 +51,31 @@ def show_command(args: argparse.Namespace) -> int:
 
 def stats_command(args: argparse.Namespace) -> int:
     """Print what the dataset holds."""
-    from data_shards.stats import describe, to_table
+    from data_shards.stats import describe
 
     described = describe(Dataset.open(args.dir))
     if args.json:
         say_json(described)
     else:
-        say(to_table(described))
+        say(stats_text(described))
     return 0
+
+
+def stats_text(described: dict[str, Any]) -> str:
+    """The description of a dataset as lines for people. Pure."""
+    lines = [f"{described['dir']}  ({described['vocab_size']:,} tokens in the vocabulary, {described['dtype']})"]
+    for split, row in described["splits"].items():
+        spread = row["tokens_per_document"] or {"min": 0, "median": 0, "max": 0}
+        lines.append(
+            f"{split}: {row['tokens']:,} tokens, {row['documents']:,} documents, {row['shards']:,} shards; "
+            f"{row['text_bytes_per_token'] or 0:.2f} bytes of text a token; tokens a document: "
+            f"{spread['min']:,} to {spread['max']:,}, median {spread['median']:,.0f}"
+        )
+        lines += [
+            f"  {name}: {source['tokens']:,} tokens ({source['token_share'] or 0:.1%}), {source['documents']:,} "
+            f"documents, {source['shards']:,} shards"
+            for name, source in row["sources"].items()
+        ]
+    lines.append(f"left out: {described['empty_documents']:,} empty documents")
+    lines += [f"skipped: {number:,} records, {reason}" for reason, number in described["skipped_records"].items()]
+    return "\n".join(lines)

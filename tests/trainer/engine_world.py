@@ -7,11 +7,7 @@ once and the ranks are forked, and many engines share a rank.
 
 from __future__ import annotations
 
-import gc
 import json
-import logging
-import multiprocessing
-import multiprocessing.connection
 import os
 import sys
 from collections.abc import Callable
@@ -26,6 +22,7 @@ import torch._inductor.compile_fx
 import torch.distributed as dist
 from torch import nn
 
+from tests.trainer.worlds import answer, host
 from trainer.checkpoint.load import CheckpointReader
 from trainer.checkpoint.manifest import Header
 from trainer.checkpoint.save import save_checkpoint
@@ -177,31 +174,10 @@ def run_rank(job_file: Path, rank: int) -> None:
     deepspeed.init_distributed(dist_backend="gloo", auto_mpi_discovery=False, verbose=False)
     answers = {case["name"]: JOBS[case["job"]](case) for case in job["cases"]}
     if rank == 0:
-        job_file.with_suffix(".answer.json").write_text(json.dumps(answers))
+        answer(job_file, answers)
     dist.barrier()
     dist.destroy_process_group()
 
 
-def run_job(job_file: Path) -> bool:
-    """Fork the job's ranks; whether all of them ended well."""
-    context = multiprocessing.get_context("fork")
-    size = json.loads(job_file.read_text())["world_size"]
-    ranks = [context.Process(target=run_rank, args=(job_file, rank), daemon=True) for rank in range(size)]
-    for process in ranks:
-        process.start()
-    # A rank whose peer died would wait for it for half an hour: the first failure ends the job.
-    waiting = {process.sentinel: process for process in ranks}
-    while waiting:
-        for sentinel in multiprocessing.connection.wait(list(waiting)):
-            process = waiting.pop(sentinel)  # type: ignore[call-overload]
-            process.join()
-            if process.exitcode != 0:
-                for other in waiting.values():
-                    other.kill()
-    return all(process.exitcode == 0 for process in ranks)
-
-
 if __name__ == "__main__":
-    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    gc.freeze()  # DeepSpeed collects garbage over and over, 0.3 s each time with all the imported objects in it
-    sys.exit(not all(run_job(Path(argument)) for argument in sys.argv[1:]))
+    sys.exit(host(run_rank))

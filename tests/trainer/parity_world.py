@@ -1,13 +1,11 @@
 """One rank that trains the same tiny GPT under several ZeRO stages, through the trainer's own step.
 
-Started by `test_parity.py` as `python -m tests.trainer.parity_world JOB.json RANK`. Rank 0 writes the losses as JSON.
+Started by `test_parity.py` as `python -m tests.trainer.parity_world JOB.json...`.
 """
 
 from __future__ import annotations
 
-import gc
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,12 +17,13 @@ from data_shards.dataset import Dataset
 from data_shards.loader import LoaderState, TrainLoader, train_order
 from model.config import GPTConfig
 from tests.data_shards.loader_dataset import write_shard
+from tests.trainer.worlds import answer, host
 from trainer.batch import plan_batch
 from trainer.engine import build_engine
 from trainer.engine_state import prepare_optimizer
 from trainer.optimizer_step import run_step
 from trainer.process_group import init_process_group, reduce_sum
-from trainer.rank import no_beat
+from trainer.rank import no_beat, preload
 from trainer.schedule import learning_rate
 from trainer.seeds import make_deterministic
 from trainer.settings import TrainSettings
@@ -101,23 +100,21 @@ def train(stage: int, dataset: Dataset, rank: int, world_size: int) -> dict[str,
     return {"losses": losses, "norms": norms}
 
 
-def main(job_file: Path, rank: int) -> None:
+def run_rank(job_file: Path, rank: int) -> None:
     job: dict[str, Any] = json.loads(job_file.read_text())
-    torch.set_num_threads(1)
     device = torch.device("cpu")
     make_deterministic("on", device)
     world_size = job["world_size"]
     spec = {"rank": rank, "world_size": world_size, "local_rank": rank, "attempt": 1}
     store = torch.distributed.FileStore(str(job_file.with_suffix(".store")), world_size)
     init_process_group({**spec, "store": store}, device)
-    gc.freeze()  # DeepSpeed collects garbage at each start, 0.3 s with all the imported objects in it
     dataset = make_dataset(job_file.parent / f"data-{world_size}-{rank}")
     answers = {str(stage): train(stage, dataset, rank, world_size) for stage in job["stages"]}
     if rank == 0:
-        job_file.with_suffix(".answer.json").write_text(json.dumps(answers))
+        answer(job_file, answers)
     torch.distributed.barrier()
 
 
 if __name__ == "__main__":
-    os.environ["DS_ACCELERATOR"] = "cpu"
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    preload()
+    sys.exit(host(run_rank))

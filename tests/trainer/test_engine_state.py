@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
-import sys
-from contextlib import suppress
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -16,39 +10,18 @@ import pytest
 import torch
 
 from tests.trainer.engine_world import Tiny
+from tests.trainer.worlds import run_jobs
 from trainer.checkpoint.fragments import KINDS
 from trainer.checkpoint.load import CheckpointReader
 from trainer.checkpoint.store import newest_good
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[2]
 STAGES = (0, 1, 2, 3)
 # Stage 2 in fp32: a flat buffer in another order than the groups. Stage 3: several sub groups, and parameters that stay
 # whole beside such that do not.
 SMALL_PARTS = {"sub_group_size": 60, "stage3_param_persistence_threshold": 20}
 ZERO = {(2, "fp32"): {"round_robin_gradients": True}, (3, "fp32"): SMALL_PARTS, (3, "bf16"): SMALL_PARTS}
-
-
-def run_jobs(folder: Path, jobs: list[tuple[int, list[dict[str, Any]]]]) -> dict[str, Any]:
-    """Run jobs (world size, cases) one after the other and give the answers by the names of their cases."""
-    files = [folder / f"job-{index}.json" for index in range(len(jobs))]
-    for file, (world_size, cases) in zip(files, jobs, strict=True):
-        file.write_text(json.dumps({"world_size": world_size, "cases": cases}))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
-    command = [sys.executable, "-m", "tests.trainer.engine_world", *map(str, files)]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True)
-        try:
-            code = process.wait(timeout=110)
-        finally:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-    assert code == 0, (folder / "log").read_text()[-4000:]
-    answers: dict[str, Any] = {}
-    for file in files:
-        answers |= json.loads(file.with_suffix(".answer.json").read_text())
-    return answers
 
 
 def write_case(folder: Path, world_size: int, stage: int, precision: str) -> dict[str, Any]:
@@ -109,8 +82,12 @@ def answers(folder: Path) -> dict[str, Any]:
     pair = [write_case(folder, 2, stage, precision) for stage, precision in product(STAGES, ("fp32", "bf16"))]
     single = [write_case(folder, 1, stage, "fp32") for stage in STAGES]
     reads_of_pair = reads(1, 2, shift=1) + reads(2, 2, shift=3) + reads(2, 2, shift=1, precision="bf16")
-    jobs = [(2, pair), (1, single + reads(2, 1, shift=2)), (2, reads_of_pair), (3, reads(2, 3, shift=0))]
-    return run_jobs(folder, jobs)
+    by_size = [(2, pair), (1, single + reads(2, 1, shift=2)), (2, reads_of_pair), (3, reads(2, 3, shift=0))]
+    jobs = [{"world_size": world_size, "cases": cases} for world_size, cases in by_size]
+    answers: dict[str, Any] = {}
+    for answer in run_jobs("tests.trainer.engine_world", folder, jobs):
+        answers |= answer
+    return answers
 
 
 @pytest.fixture(scope="module")

@@ -22,13 +22,14 @@ from tests.trainer.parity_world import (
     rate_of,
     settings,
 )
-from tests.trainer.worlds import run_world
+from tests.trainer.worlds import run_jobs
 from trainer.engine import parameter_groups
 from trainer.seeds import derive_seed
 
 pytestmark = pytest.mark.slow
 
 STAGES = [0, 1, 2, 3]
+WORLD_SIZES = [1, 2, 3]
 
 
 @cache
@@ -56,14 +57,23 @@ def plain_loop() -> tuple[list[float], list[float]]:
     return losses, norms
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 3])
-def test_fifty_steps_at_all_stages_give_the_plain_loops_losses(world_size: int, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, dict[str, list[float]]]]:
+    """Losses and norms by world size and stage."""
+    jobs = [{"world_size": world_size, "stages": STAGES} for world_size in WORLD_SIZES]
+    answers = run_jobs("tests.trainer.parity_world", tmp_path_factory.mktemp("parity"), jobs)
+    return dict(zip(WORLD_SIZES, answers, strict=True))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("world_size", WORLD_SIZES)
+def test_fifty_steps_at_any_stage_and_world_size_give_the_plain_loops_losses(
+    world_size: int, stage: int, trained: dict[int, dict[str, dict[str, list[float]]]]
+) -> None:
     """Three ranks do not divide the batch of 8: the short rank is padded, and the gradient stays the same."""
     losses, norms = plain_loop()
     assert losses[-1] < losses[0] - 0.5
     assert max(norms) > settings(0).grad_clip
-    job = {"world_size": world_size, "stages": STAGES}
-    answers = run_world("tests.trainer.parity_world", tmp_path / "job.json", job)
-    for stage in STAGES:
-        assert answers[str(stage)]["losses"] == pytest.approx(losses, rel=1e-5), f"stage {stage}"
-        assert answers[str(stage)]["norms"] == pytest.approx(norms, rel=1e-3), f"stage {stage}"
+    answer = trained[world_size][str(stage)]
+    assert answer["losses"] == pytest.approx(losses, rel=1e-5)
+    assert answer["norms"] == pytest.approx(norms, rel=1e-3)
