@@ -13,6 +13,7 @@ _PIPE_BYTES = 1 << 20
 
 
 def journal_path(out_dir: Path, attempt: int) -> Path:
+    """The file that an attempt's journal is written to, as `monitoring.journal` reads it."""
     return out_dir / "journal" / f"attempt-{attempt:04d}.jsonl"
 
 

@@ -71,7 +71,7 @@ def test_run_that_does_not_exist_is_refused_with_what_there_is(
 @pytest.mark.parametrize(
     ("corpus", "source", "message"),
     [
-        ({"a.txt": b""}, {"path": "own/*"}, "data.sources: hold no document"),
+        ({"a.txt": b""}, {"path": "own/*"}, "data.sources: hold no training document"),
         ({"a.txt": b"fine\n\xff\xfe\n"}, {"path": "own/*"}, "a.txt"),
         ({"a.jsonl": b'{"text": "fine"}\n{"text": \n'}, {"path": "own/*"}, "a.jsonl:2"),
         ({"a.jsonl": b'{"text": "fine"}\n{"body": "x"}\n'}, {"path": "own/*"}, "a.jsonl:2"),

@@ -133,18 +133,12 @@ def test_compare_of_both_shows_same_data_and_equal_losses(calm: tuple[Path, str]
     assert "calm" in table.stdout and "rough" in table.stdout
 
 
-def test_run_on_one_worker_sees_the_same_sequences_and_first_loss(calm: tuple[Path, str], folder: Path) -> None:
-    """Without dropout the first loss of one worker is that of two to 1e-6."""
-    model = {"preset": "gpt2-tiny", "n_layer": 2, "n_head": 2, "n_embd": 32, "max_seq_len": 32}
-    short = {"max_steps": 6, "global_batch_size": 8, "micro_batch_size": 2, "lr": 3e-3}
-    for workers in (1, 2):
-        done = headrace("train", run_file(folder, f"w{workers}", model=model, train=short, cluster__workers=workers))
-        assert done.returncode == 0, done.stderr
-    one, two = steps(folder / "runs/w1"), steps(folder / "runs/w2")
-    calm_hashes = first_by_step(calm[0], "sequence_hash")
-    assert [r["sequence_hash"] for r in one] == [r["sequence_hash"] for r in two]
-    assert [r["sequence_hash"] for r in one] == [calm_hashes[step] for step in range(1, 7)]
-    assert one[0]["loss"] == pytest.approx(two[0]["loss"], rel=1e-6)
+def test_run_on_one_worker_sees_the_sequences_of_two(calm: tuple[Path, str], folder: Path) -> None:
+    """That the losses agree too is shown without Ray, in tests/trainer/test_rank.py."""
+    done = headrace("train", run_file(folder, "one", train__max_steps=6, cluster__workers=1))
+    assert done.returncode == 0, done.stderr
+    of_two = first_by_step(calm[0], "sequence_hash")
+    assert first_by_step(folder / "runs/one", "sequence_hash") == {step: of_two[step] for step in range(1, 7)}
 
 
 def test_generate_evaluate_checkpoint_and_data_commands_answer(calm: tuple[Path, str], folder: Path) -> None:

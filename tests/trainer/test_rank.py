@@ -71,6 +71,7 @@ def test_torchrun_on_two_ranks_gives_the_losses_of_one_process(tmp_path: Path) -
         assert done.returncode == 0, done.stderr
     one, two = steps(tmp_path / "runs/one"), steps(tmp_path / "runs/two")
     assert [record["sequence_hash"] for record in one] == [record["sequence_hash"] for record in two]
+    assert two[0]["loss"] == pytest.approx(one[0]["loss"], rel=1e-6)
     assert [record["loss"] for record in two] == pytest.approx([record["loss"] for record in one], rel=1e-5)
     assert [event["world_size"] for event in events(tmp_path / "runs/two", "start")] == [2]
     assert (tmp_path / "runs/mlflow.db").exists()

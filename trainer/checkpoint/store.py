@@ -54,6 +54,7 @@ def checkpoint_folder(out_dir: Path, step: int, attempt: int) -> Path:
 
 
 def file_name(rank: int, world_size: int) -> str:
+    """Name of a rank's file within a checkpoint."""
     return f"rank-{rank:05d}-of-{world_size:05d}.safetensors"
 
 
