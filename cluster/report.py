@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import statistics
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -39,10 +41,18 @@ def final_report(config: RunConfig, out_dir: Path, model_dir: Path) -> str:
         f"model       {model_dir}  (Hugging Face layout)",
         f"MLflow      {uri}",
         "",
-        f"next: headrace dashboard --runs-dir {out_dir.parent}",
-        f"      headrace generate {out_dir} --prompt {_prompt(config)!r}",
+        f"next: {command_name()} dashboard --runs-dir {out_dir.parent}",
+        f"      {command_name()} generate {out_dir} --prompt {_prompt(config)!r}",
     ]
     return "\n".join(["", *summary_lines(list(read_records(out_dir))), *where])
+
+
+def command_name() -> str:
+    """How this command is typed from here: `headrace` where it is on the path, else where it lies."""
+    if shutil.which("headrace"):
+        return "headrace"
+    program, here = Path(sys.argv[0]).absolute(), Path.cwd()
+    return str(program.relative_to(here)) if program.is_relative_to(here) else str(program)
 
 
 def _prompt(config: RunConfig) -> str:

@@ -61,6 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
     """The command; exit status 0, or 2 where the input is wrong (said on standard error)."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="headrace sender: %(message)s")
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)
     known = {path.name: path.stat().st_size for path in attempt_paths(options.out_dir)}
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the parent; its end ends this process, with all sent
     try:
