@@ -104,6 +104,7 @@ class Supervisor:
         self._restarting = False  # until the first step is completed after a restart
         self._preload_death: Death | None = None
         self._raylet_fd: int | None = None
+        self._snapshot_fd = os.memfd_create("headrace-snapshot")  # the ranks fill it; it goes with this process
         self._outcome: Outcome | None = None
 
     def run(self, connection: Connection, raylet_pid: int | None) -> Outcome:
@@ -136,6 +137,7 @@ class Supervisor:
             self.server.close()
         if self._raylet_fd is not None:
             os.close(self._raylet_fd)
+        os.close(self._snapshot_fd)
         self._selector.close()
 
     def _turn(self) -> None:
@@ -295,7 +297,8 @@ class Supervisor:
             fds = {"journal": self._journal.write_fd, "store": self.server.take_store(self._attempt).detach()}
         try:
             spec = {**self._spec.run_spec, **place}
-            self._process = RankProcess(self._zygote, self._spec, self._node, spec, fds)
+            memory = {"snapshot": self._snapshot_fd}
+            self._process = RankProcess(self._zygote, self._spec, self._node, spec, {**fds, **memory})
             self._selector.register(self._process.note_fd, selectors.EVENT_READ, self._on_note)
             self._waiting = False
         except ZygoteGoneError as error:

@@ -8,7 +8,8 @@ pidfd of the rank), exited. Packets in: fork requests, with descriptors whose na
 
     spec       JSON of the rank's spec          log      becomes the rank's standard output and error
     note       takes a line {"type", "message", "traceback"} of the exception that ended the rank
-    heartbeat  the page (spec "heartbeat_fd")   journal, store   spec "journal_fd", "store_fd" (rank 0)
+    heartbeat  the page (spec "heartbeat_fd")   snapshot   memory that outlives the rank (spec "snapshot_fd")
+    journal, store   spec "journal_fd", "store_fd" (rank 0)
 
 The rank runs `entry.main(spec)`, whose return value is its exit status. Beside the descriptors' numbers, spec gets
 "heartbeat": a `cluster.heartbeat.Heartbeat` over the page, its liveness thread started.
@@ -48,7 +49,7 @@ FAREWELL_SECONDS = 10.0
 
 _MAX_FDS = 16
 _TRACEBACK_CHARS = 20_000
-_SPEC_FDS = ("heartbeat", "journal", "store")
+_SPEC_FDS = ("heartbeat", "snapshot", "journal", "store")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -48,6 +48,7 @@ class RankSpec:
     rank: int
     world_size: int
     attempt: int
+    snapshot_fd: int | None
 
 
 def build_run(spec: RankSpec, device: torch.device, emit: Emit, beat: Beat) -> TrainingRun:
@@ -66,9 +67,11 @@ def build_run(spec: RankSpec, device: torch.device, emit: Emit, beat: Beat) -> T
     model_config = resolve(config.model, dataset.vocab_size, config.train.activation_checkpointing)
     engine = build_engine(model_config, config.train, plan, precision, config.seed, device)
     prepare_optimizer(engine)
-    checkpointer = Checkpointer(spec.config, spec.run_id, spec.attempt, dataset.fingerprint, model_config, precision)
+    checkpointer = Checkpointer(
+        config, spec.run_id, spec.attempt, dataset.fingerprint, model_config, precision, engine, spec.snapshot_fd
+    )
     beat(0, "load")
-    place = checkpointer.restore(engine) or Place(0, 0, LoaderState())
+    place, restored_from = checkpointer.restore() or (Place(0, 0, LoaderState()), "nothing")
     loader = TrainLoader(
         dataset, order, seq_len=config.seq_len, rank=rank, world=world_size, micro_batch=plan.micro_batch
     )
@@ -98,7 +101,7 @@ def build_run(spec: RankSpec, device: torch.device, emit: Emit, beat: Beat) -> T
         beat=beat,
         stop_asked=StopRequest(Path(config.out_dir), watches_mark=rank == 0),
     )
-    emit(start_event(spec, dataset, run, precision, device))
+    emit({**start_event(spec, dataset, run, precision, device), "restored_from": restored_from})
     return run
 
 

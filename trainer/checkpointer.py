@@ -14,12 +14,13 @@ from model.config import GPTConfig
 from trainer.checkpoint.load import CheckpointReader
 from trainer.checkpoint.manifest import Header
 from trainer.checkpoint.save import save_checkpoint
-from trainer.checkpoint.store import agree_on_checkpoint
+from trainer.checkpoint.store import agree_on_checkpoint, list_checkpoints
 from trainer.config import RunConfig
 from trainer.engine_state import restore, snapshot
 from trainer.errors import TrainError
 from trainer.place import Place
 from trainer.process_group import broadcast_from_first, gather_to_first
+from trainer.snapshots import Snapshots
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +28,10 @@ RNG_NOTE = "torch's generators are seeded at each step from (seed, step, rank); 
 
 
 class Checkpointer:
-    """Saves and restores one rank's part of a run. All ranks call `save` and `restore` together."""
+    """Saves and restores one rank's part of a run. All ranks call `save` and `restore` together.
+
+    `snapshot_fd` is memory that outlives this rank, where it has a supervisor.
+    """
 
     def __init__(
         self,
@@ -37,8 +41,11 @@ class Checkpointer:
         dataset_fingerprint: str,
         model_config: GPTConfig,
         precision: str,
+        engine: Any,
+        snapshot_fd: int | None,
     ) -> None:
         self._config = config
+        self._engine = engine
         self._run_id = run_id
         self._attempt = attempt
         self._precision = precision
@@ -47,6 +54,15 @@ class Checkpointer:
         self._settings = {"model": model, "dataset": dataset_fingerprint, "seed": config.seed}
         self._saved_step = -1
         self._saved_time = time.monotonic()
+        identity = {
+            **self._settings,
+            "run_id": run_id,
+            "precision": precision,
+            "rank": dist.get_rank(),
+            "world_size": dist.get_world_size(),
+            "zero_stage": engine.zero_optimization_stage(),
+        }
+        self.snapshots = Snapshots(snapshot_fd, config.checkpoint.snapshot_interval, identity, engine)
 
     def due(self, step: int) -> bool:
         """Whether the interval in steps ends at this one."""
@@ -58,7 +74,7 @@ class Checkpointer:
         seconds = self._config.checkpoint.interval_seconds
         return seconds is not None and time.monotonic() - self._saved_time >= seconds
 
-    def save(self, engine: Any, place: Place) -> dict[str, Any] | None:
+    def save(self, place: Place) -> dict[str, Any] | None:
         """Write a checkpoint; path, bytes and seconds on success, None where this step has one already."""
         if place.step == self._saved_step:
             return None
@@ -68,7 +84,7 @@ class Checkpointer:
             step=place.step,
             tokens=place.tokens,
             world_size=dist.get_world_size(),
-            zero_stage=engine.zero_optimization_stage(),
+            zero_stage=self._engine.zero_optimization_stage(),
             precision=self._precision,
             loader=place.loader.to_dict(),
             settings=self._settings,
@@ -76,29 +92,39 @@ class Checkpointer:
         )
         out_dir, keep = Path(self._config.out_dir), self._config.checkpoint.keep
         result = save_checkpoint(
-            out_dir, header, snapshot(engine), rank=dist.get_rank(), gather=gather_to_first, keep=keep
+            out_dir, header, snapshot(self._engine), rank=dist.get_rank(), gather=gather_to_first, keep=keep
         )
         # Nobody goes on before the manifest is in place: a rank that dies right after must find the checkpoint.
         dist.barrier()
         self._saved_step, self._saved_time = place.step, time.monotonic()
         return {"path": str(result.path), "bytes": result.bytes, "seconds": result.seconds}
 
-    def restore(self, engine: Any) -> Place | None:
-        """Load the newest good checkpoint into the engine; None where there is none at all.
+    def restore(self) -> tuple[Place, str] | None:
+        """Go on from what is newest, a snapshot in memory or a checkpoint on disk: the place, and which it was.
+
+        None where there is neither.
 
         Raises:
             TrainError: there are checkpoints and none is good, or the newest good one is of another model or dataset.
         """
-        choice = agree_on_checkpoint(Path(self._config.out_dir), rank=dist.get_rank(), broadcast=broadcast_from_first)
+        kept = self.snapshots.newest_common()
+        out_dir = Path(self._config.out_dir)
+        on_disk = broadcast_from_first(max((entry.step for entry in list_checkpoints(out_dir)), default=-1))
+        choice = None
+        if kept is None or kept < on_disk:
+            choice = agree_on_checkpoint(out_dir, rank=dist.get_rank(), broadcast=broadcast_from_first)
+        if kept is not None and (choice is None or choice.manifest.step < kept):
+            self._saved_step = kept if kept == on_disk else -1
+            return self.snapshots.restore(self._engine, kept), "memory"
         if choice is None:
             return None
         header = choice.manifest.header
         self._check_same_run(header, choice.path)
         with CheckpointReader(choice.path, choice.manifest) as reader:
-            restore(engine, reader)
+            restore(self._engine, reader)
         self._saved_step = header.step
         logger.info("restored step %d from %s", header.step, choice.path)
-        return Place(header.step, header.tokens, LoaderState.from_dict(header.loader))
+        return Place(header.step, header.tokens, LoaderState.from_dict(header.loader)), str(choice.path)
 
     def _check_same_run(self, header: Header, path: Path) -> None:
         if dict(header.settings) == self._settings:

@@ -63,6 +63,11 @@ def owned_fragments(engine: Any) -> list[Fragment]:
     """
     if _is_replicated(engine) and torch.distributed.get_rank() != 0:
         return []
+    return held_fragments(engine)
+
+
+def held_fragments(engine: Any) -> list[Fragment]:
+    """All that this rank holds; at stage 0 that is everything on every rank."""
     return [_fragment(engine, slot) for slot in _slots(engine)]
 
 
@@ -100,6 +105,17 @@ def restore(engine: Any, reader: CheckpointReader) -> None:
         buffer.copy_(reader.buffer(name))
     _publish_masters(engine)
     set_loss_scale_state(engine, reader.manifest.loss_scale)
+
+
+def finish_restore(engine: Any, updates: Sequence[float], loss_scale: Mapping[str, Any] | None) -> None:
+    """After new values were put into `held_fragments`: their update counts, the working parameters, the loss scale.
+
+    All ranks call it together.
+    """
+    for slot, count in zip(_slots(engine), updates, strict=True):
+        _state_of(engine, slot)["step"].fill_(count)
+    _publish_masters(engine)
+    set_loss_scale_state(engine, loss_scale)
 
 
 def parameter_shapes(engine: Any, *, trainable: bool) -> dict[str, tuple[int, ...]]:

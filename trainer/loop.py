@@ -20,13 +20,14 @@ def train(run: TrainingRun) -> Status:
         batch = run.read_batch()
         result = run.optimize(batch)
         wishes = run.record(batch, result)
+        if run.evaluation_due():  # before the step is kept: a resume must not pass over its evaluation
+            run.evaluate()
         if wishes.stop:
             run.save()
             return Status.STOPPED
+        run.snapshot(wishes)
         if run.checkpoint_due(wishes):
             run.save()
-        if run.evaluation_due():
-            run.evaluate()
     run.save()
     run.evaluate(final=True)
     return Status.FINISHED

@@ -88,7 +88,8 @@ def _device(spec: Mapping[str, Any]) -> torch.device:
 
 def _rank_spec(spec: Mapping[str, Any]) -> RankSpec:
     names = ("run_id", "dataset_fingerprint", "tags", "rank", "world_size", "attempt")
-    return RankSpec(config=RunConfig.model_validate(spec["config"]), **{name: spec[name] for name in names})
+    config = RunConfig.model_validate(spec["config"])
+    return RankSpec(config=config, snapshot_fd=spec.get("snapshot_fd"), **{name: spec[name] for name in names})
 
 
 def main(spec: Mapping[str, Any]) -> int:
@@ -96,8 +97,8 @@ def main(spec: Mapping[str, Any]) -> int:
 
     Args:
         spec: config, run_id, dataset_fingerprint, tags, rank, world_size, local_rank, attempt; perhaps device and
-            threads; from a supervisor store_host, store_port, heartbeat, and on rank 0 store_fd and journal_fd; from
-            a launcher store (an object) and journal_path.
+            threads; from a supervisor store_host, store_port, heartbeat, snapshot_fd, and on rank 0 store_fd and
+            journal_fd; from a launcher store (an object) and journal_path.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     beat: Beat = spec["heartbeat"].beat if "heartbeat" in spec else no_beat

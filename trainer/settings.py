@@ -120,6 +120,11 @@ class CheckpointSettings(BaseModel):
     model_config = FROZEN
 
     interval: int | str = Field(200, description="optimizer steps, or a time such as 90s, 10m, 1h")
+    snapshot_interval: int | Literal["auto"] = Field(
+        "auto",
+        description="steps between snapshots in the memory of each worker, which a replaced rank goes on from; "
+        "auto: as often as costs under 2% of the time; 0: none",
+    )
     keep: int = Field(3, ge=2, description="newest checkpoints that are kept; never fewer than two")
 
     @field_validator("interval")
@@ -130,6 +135,13 @@ class CheckpointSettings(BaseModel):
                 raise ValueError("must be at least 1 step, or a time such as 10m")
         elif not _TIME.fullmatch(value):
             raise ValueError("must be a number of steps, or a time such as 90s, 10m or 1h")
+        return value
+
+    @field_validator("snapshot_interval")
+    @classmethod
+    def _not_negative(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 0:
+            raise ValueError("must be at least 1 step, 0 for no snapshots, or auto")
         return value
 
     @property

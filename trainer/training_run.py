@@ -36,6 +36,7 @@ class Wishes:
 
     stop: bool
     save: bool
+    snapshot_interval: int  # rank 0's: steps between snapshots in memory, 0 for none
 
 
 @dataclass
@@ -100,7 +101,9 @@ class TrainingRun:
             FloatingPointError: the loss is not a number, alike on all ranks.
         """
         asks_save = self.rank == 0 and self.checkpointer.time_is_up()
-        sums = reduce_sum([result.loss_sum, float(self.stop_asked()), float(asks_save)], self.engine.device)
+        snapshot_interval = self.checkpointer.snapshots.proposal if self.rank == 0 else 0
+        told = [result.loss_sum, float(self.stop_asked()), float(asks_save), float(snapshot_interval)]
+        sums = reduce_sum(told, self.engine.device)
         loss = sums[0] / batch.tokens_real
         self.beat(self.place.step, "step")
         self.emit(self._step_record(batch, loss, result.grad_norm))
@@ -109,7 +112,7 @@ class TrainingRun:
                 f"step {self.place.step}: the loss must be a finite number, found {loss}; lower train.lr, or look at "
                 f"the step's data"
             )
-        return Wishes(stop=sums[1] > 0, save=sums[2] > 0)
+        return Wishes(stop=sums[1] > 0, save=sums[2] > 0, snapshot_interval=int(sums[3]))
 
     def _step_record(self, batch: StepBatch, loss: float, grad_norm: float) -> dict[str, Any]:
         seconds = time.perf_counter() - self.step_began
@@ -175,10 +178,14 @@ class TrainingRun:
         )
         return self.tokenizer.decode(ids)
 
+    def snapshot(self, wishes: Wishes) -> None:
+        """This place into memory that outlives the rank, as often as was agreed."""
+        self.checkpointer.snapshots.take(self.engine, self.place, wishes.snapshot_interval)
+
     def save(self) -> None:
         """A checkpoint of this place, unless it has one."""
         self.beat(self.place.step, "save")
-        saved = self.checkpointer.save(self.engine, self.place)
+        saved = self.checkpointer.save(self.place)
         if saved is not None:
             self.emit({"event": "checkpoint", "step": self.place.step, **saved})
 
