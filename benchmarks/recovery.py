@@ -42,7 +42,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         out_dir = Path(folder) / "runs/recovery"
         # The name and the checkpoint interval aside, this is the demo.
-        changes = [f"out_dir={out_dir}", "name=recovery", "checkpoint.interval=5", "cluster.max_failures=100"]
+        changes = [f"out_dir={out_dir}", "name=recovery", "cluster.max_failures=100"]
         words = [word for change in changes for word in ("--set", change)]
         with started("train", ROOT / "recipes/demo.yaml", *words, log=Path(folder) / "log") as driver:
             wait_until(lambda: newest_step(out_dir) >= 3, "the first steps", 120)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,12 +15,15 @@ from typing import Any
 
 from cluster.gang import make_gang_spec, run_gang
 from cluster.gang_journal import append_event
+from cluster.prepare_view import PrepareView
 from cluster.ray_session import cluster_gpus, ray_session
 from cluster.settings import ClusterSettings, Resources, parse_cluster, resolve_resources
-from cluster.unit_runner import run_units_on_ray
+from cluster.unit_runner import Work, run_units_on_ray
 from data_shards.dataset import Dataset
-from data_shards.prepare import PrepareProgress, prepare
+from data_shards.prepare import RunUnits, prepare
 from data_shards.sources import expand
+from data_shards.units import Unit
+from data_shards.worker import UnitResult
 from monitoring.journal import JournalReader, last_values, read_records
 from monitoring.progress import ProgressView
 from monitoring.sender import finish_sender, start_sender
@@ -78,21 +81,26 @@ def session(config: RunConfig, settings: ClusterSettings, address: str | None) -
         yield resources
 
 
-def prepare_on_ray(config: RunConfig) -> Dataset:
+def prepare_on_ray(config: RunConfig, run_units: RunUnits = run_units_on_ray) -> Dataset:
     """Tokenise and shard on the cluster that this process has joined; does nothing where nothing is to be done."""
+    with PrepareView() as view:
+        return prepare(
+            config.data,
+            dir=config.data_dir,
+            min_val_tokens=config.seq_len + 1,
+            run_units=run_units,
+            progress=view.show,
+        )
 
-    def report(progress: PrepareProgress) -> None:
-        if progress.phase == "units":
-            done, total, tokens = progress.units_done, progress.units_total, progress.tokens
-            logger.info("prepared %d of %d units, %s tokens", done, total, f"{tokens:,}")
 
-    return prepare(
-        config.data,
-        dir=config.data_dir,
-        min_val_tokens=config.seq_len + 1,
-        run_units=run_units_on_ray,
-        progress=report,
-    )
+def prepare_alone(config: RunConfig, settings: ClusterSettings, address: str | None) -> Dataset:
+    """Tokenise and shard in a session of its own, which is started only where there is something to do."""
+
+    def run_units(work: Work, units: Sequence[Unit]) -> Iterator[UnitResult]:
+        with session(config, settings, address):
+            yield from run_units_on_ray(work, units)
+
+    return prepare_on_ray(config, run_units)
 
 
 @contextmanager
@@ -166,6 +174,7 @@ def train_on_ray(
     spec = make_gang_spec(config.name, config.out_dir, run_spec, settings)
     reader = JournalReader(out_dir)
     reader.poll()
+    logger.info("starting %d workers on %s", resources.workers, "GPUs" if resources.gpus_per_worker else "CPUs")
     with _sender(config), _stop_on_signal(out_dir), ThreadPoolExecutor(1, "gang") as pool:
         # In a thread of its own: in the main one Ray Train would take over Ctrl-C.
         verdict = _watch(pool.submit(run_gang, spec, settings, resources), launch, reader)

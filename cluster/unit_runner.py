@@ -1,4 +1,4 @@
-"""Tokenising on Ray: the units of a corpus run on a pool of actors of Ray Data."""
+"""Tokenising on Ray: the units of a corpus run on Ray Data."""
 
 from __future__ import annotations
 
@@ -15,32 +15,31 @@ from data_shards.errors import DataError
 from data_shards.units import Unit
 from data_shards.worker import UnitResult
 
+Work = Callable[[Unit], UnitResult]
 
-class UnitActor:
-    """Runs units one after another in a process of its own, which loads the tokenizer once."""
 
-    def __init__(self, worker: Callable[[Unit], UnitResult]) -> None:
-        self._worker = worker
+class UnitTask:
+    """Runs a unit in a Ray task. A task whose process dies is run again by Ray, elsewhere if need be."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """A unit's row to its result's row; both as JSON, so that Arrow infers no schema from them."""
-        return {"result": json.dumps(self._worker(Unit.from_dict(json.loads(row["unit"]))).to_dict())}
+        return {"result": json.dumps(self._work(Unit.from_dict(json.loads(row["unit"]))).to_dict())}
 
 
-def run_units_on_ray(worker: Callable[[Unit], UnitResult], units: Sequence[Unit]) -> Iterable[UnitResult]:
+def run_units_on_ray(work: Work, units: Sequence[Unit]) -> Iterable[UnitResult]:
     """Results of all units, in whatever order they come. For `data_shards.prepare.prepare`; Ray must be joined."""
-    return _results(worker, units)
+    return _results(work, units)
 
 
-def _results(worker: Callable[[Unit], UnitResult], units: Sequence[Unit]) -> Iterator[UnitResult]:
+def _results(work: Work, units: Sequence[Unit]) -> Iterator[UnitResult]:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    actors = max(1, min(len(units), int(ray.cluster_resources().get("CPU", 1))))
     rows = ray.data.from_items([{"unit": json.dumps(unit.to_dict())} for unit in units], override_num_blocks=len(units))
-    results = rows.map(
-        UnitActor, fn_constructor_args=(worker,), compute=ray.data.ActorPoolStrategy(size=actors), num_cpus=1
-    )
+    results = rows.map(UnitTask(work), num_cpus=1)
     try:
         for row in results.iter_rows():
             yield UnitResult.from_dict(json.loads(row["result"]))

@@ -45,14 +45,13 @@ def register(commands: Subparsers) -> None:
 
 def prepare_command(args: argparse.Namespace) -> int:
     """Tokenise and shard."""
-    from cluster.drive import check_static, prepare_on_ray, session
+    from cluster.drive import check_static, prepare_alone
     from trainer.config import load_run_file
 
     config = load_run_file(args.file, args.set)
     settings = check_static(config, str(args.file), args.address)
     began = time.monotonic()
-    with session(config, settings, args.address):
-        dataset = prepare_on_ray(config)
+    dataset = prepare_alone(config, settings, args.address)
     say(
         f"{dataset.tokens('train'):,} training and {dataset.tokens('val'):,} held-out tokens in {len(dataset.shards)} "
         f"shards, {time.monotonic() - began:.0f} s: {config.data_dir}"
