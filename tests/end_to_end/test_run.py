@@ -153,3 +153,14 @@ def test_generate_evaluate_checkpoint_and_data_commands_answer(calm: tuple[Path,
     assert headrace("data", "verify", folder / "data").returncode == 0
     assert json.loads(headrace("data", "stats", folder / "data", "--json").stdout)
     assert headrace("data", "show", folder / "data", "0").stdout.strip()
+
+
+def test_prepare_on_ray_of_a_bad_record_is_refused_with_file_and_line(calm: tuple[Path, str], folder: Path) -> None:
+    """With a given tokenizer it is a task of Ray Data that finds it."""
+    (folder / "bad.jsonl").write_text('{"text": "fine"}\n{"text": \n')
+    tokenizer = str(folder / "data/tokenizer.json")
+    changes = {"data__sources": ["bad.jsonl"], "data__tokenizer": tokenizer, "data__dir": str(folder / "bad")}
+    done = headrace("prepare", run_file(folder, "bad", **changes))
+    assert done.returncode == 2, done.stderr
+    assert "bad.jsonl:2: not JSON" in done.stderr
+    assert "Traceback" not in done.stderr
