@@ -7,9 +7,10 @@ The sections are frozen pydantic models beside their owners; here they are compo
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator
@@ -125,35 +126,70 @@ def apply_overrides(document: Mapping[str, Any], overrides: Sequence[str]) -> di
     return result
 
 
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models_in(part)]
+
+
 def _known_fields(location: tuple[int | str, ...]) -> list[str]:
-    model: Any = RunConfig
+    """Names of the fields of the section at a place in the run file."""
+    models: list[type[BaseModel]] = [RunConfig]
     for part in location:
-        field = getattr(model, "model_fields", {}).get(part)
-        if field is None:
-            return []
-        model = field.annotation
-    return list(getattr(model, "model_fields", {}))
+        fields = [model.model_fields[part] for model in models if isinstance(part, str) and part in model.model_fields]
+        models = [inner for field in fields for inner in _models_in(field.annotation)] or models
+    return [name for model in models for name in model.model_fields]
 
 
-def _explain(error: ErrorDetails, section: tuple[str, ...]) -> str:
+# Where a field may be of several types, pydantic names each type it tried in the error's place.
+_WORDS = (
+    (r"Input should be", "must be"),
+    (r"a valid dictionary( or instance of \w+)?", "a section"),
+    (r"a valid tuple", "a list"),
+    (r"(Tuple|List) should have at least 1 item.*", "must have at least one entry"),
+)
+_TRIED_TYPE = re.compile(r"(int|float|str|bool|literal\[.*\]|[A-Z]\w*)")
+
+
+def _field(error: ErrorDetails, section: tuple[str, ...]) -> str:
     names = [*section, *(str(part) for part in error["loc"])]
-    field = ".".join(names) or "the run file"
+    return ".".join(name for name in names if not _TRIED_TYPE.fullmatch(name)) or "the run file"
+
+
+def _rule(error: ErrorDetails) -> str:
     if error["type"] == "extra_forbidden":
-        known = _known_fields(error["loc"][:-1])
-        near = difflib.get_close_matches(names[-1], known, n=1, cutoff=0.5)
-        hint = f"Did you mean '{near[0]}'?" if near else f"Known here: {', '.join(known)}." if known else ""
-        return f"{field}: unknown field. {hint}".rstrip()
+        name, known = str(error["loc"][-1]), _known_fields(error["loc"][:-1])
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        hint = f" Did you mean '{near[0]}'?" if near else f" Known here: {', '.join(known)}." if known else ""
+        return f"unknown field.{hint}"
     if error["type"] == "missing":
-        return f"{field}: this field is needed; add it."
+        return "this field is needed; add it."
     message = error["msg"].removeprefix("Value error, ")
-    value = error["input"]
-    found = "" if isinstance(value, (dict, BaseModel)) else f"; found {value!r}"
-    return f"{field}: {message[:1].lower() + message[1:]}{found}"
+    for pydantics, ours in _WORDS:
+        message = re.sub(pydantics, ours, message)
+    return message[:1].lower() + message[1:]
+
+
+def _tried_in_vain(error: ErrorDetails) -> bool:
+    """Whether other errors say more: a section is no plain value, or a list's only entries are wrong."""
+    return (
+        isinstance(error["input"], dict)
+        and bool(_TRIED_TYPE.fullmatch(str(error["loc"][-1])))
+        and (error["type"] in ("string_type", "int_type", "literal_error"))
+    )
 
 
 def explain(error: ValidationError, where: str, section: tuple[str, ...] = ()) -> TrainError:
     """One error that names each field, its rule and the value found, from pydantic's own."""
-    lines = [_explain(detail, section) for detail in error.errors()]
+    rules: dict[str, list[str]] = {}
+    found: dict[str, str] = {}
+    details = error.errors()
+    for detail in [d for d in details if not _tried_in_vain(d)] or details:
+        field = _field(detail, section)
+        rules.setdefault(field, []).append(_rule(detail))
+        if detail["type"] not in ("missing", "extra_forbidden") and not isinstance(detail["input"], (dict, BaseModel)):
+            found[field] = f"; found {detail['input']!r}"
+    lines = [f"{field}: {', or '.join(dict.fromkeys(said))}{found.get(field, '')}" for field, said in rules.items()]
     if len(lines) == 1:
         return TrainError(f"{where}: {lines[0]}")
     return TrainError(f"{where}: {len(lines)} problems:\n" + "\n".join(f"  {line}" for line in lines))
