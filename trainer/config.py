@@ -172,11 +172,10 @@ def _rule(error: ErrorDetails) -> str:
 
 def _tried_in_vain(error: ErrorDetails) -> bool:
     """Whether other errors say more: a section is no plain value, or a list's only entries are wrong."""
-    return (
-        isinstance(error["input"], dict)
-        and bool(_TRIED_TYPE.fullmatch(str(error["loc"][-1])))
-        and (error["type"] in ("string_type", "int_type", "literal_error"))
-    )
+    if error["type"] == "too_short":
+        return bool(error["input"])
+    is_plain = error["type"] in ("string_type", "int_type", "literal_error")
+    return is_plain and isinstance(error["input"], dict) and bool(_TRIED_TYPE.fullmatch(str(error["loc"][-1])))
 
 
 def explain(error: ValidationError, where: str, section: tuple[str, ...] = ()) -> TrainError:
