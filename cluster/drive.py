@@ -18,6 +18,7 @@ from cluster.gang_journal import append_event
 from cluster.prepare_view import PrepareView
 from cluster.ray_session import cluster_gpus, ray_session
 from cluster.settings import ClusterSettings, Resources, parse_cluster, resolve_resources
+from cluster.shared_folder import check_shared
 from cluster.unit_runner import Work, run_units_on_ray
 from data_shards.dataset import Dataset
 from data_shards.prepare import RunUnits, prepare
@@ -78,6 +79,7 @@ def session(config: RunConfig, settings: ClusterSettings, address: str | None) -
         device = "cuda" if resources.gpus_per_worker else "cpu"
         resolve_precision(config.train.precision, device, has_bf16=True)
         check_before_start(config, resources.workers)
+        check_shared([Path(config.out_dir), config.data_dir])
         yield resources
 
 

@@ -1,0 +1,55 @@
+"""Whether every node of a cluster sees the folders that a run reads and writes."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from cluster.errors import ClusterError
+
+DEADLINE_SECONDS = 60
+
+
+def read_token(path: str) -> str | None:
+    """The token that the driver wrote, or None where this machine does not see it."""
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return None
+
+
+def refuse_blind_nodes(folder: Path, token: str, seen: Mapping[str, str | None]) -> None:
+    """Raise ClusterError unless every node, by its address, read the driver's token. Pure."""
+    blind = sorted(node for node, found in seen.items() if found != token)
+    if blind:
+        raise ClusterError(
+            f"{folder}: must be a folder that all nodes of the cluster see, since ranks on any node write checkpoints "
+            f"there; not seen by {', '.join(blind)}. Mount it there, or set out_dir and data.dir to shared storage."
+        )
+
+
+def check_shared(folders: Sequence[Path]) -> None:
+    """Have each node of a cluster of several read a token that is written here; does nothing on one node.
+
+    Raises:
+        ClusterError: naming the folder and the nodes that do not see it.
+    """
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    if len(nodes) < 2:
+        return
+    reader = ray.remote(num_cpus=0)(read_token)
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+        token, path = secrets.token_hex(8), folder / f".token-{secrets.token_hex(4)}"
+        path.write_text(token)
+        try:
+            on_each = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
+            asked = [reader.options(scheduling_strategy=strategy).remote(str(path)) for strategy in on_each]
+            found = ray.get(asked, timeout=DEADLINE_SECONDS)
+        finally:
+            path.unlink()
+        refuse_blind_nodes(folder, token, {node["NodeManagerAddress"]: t for node, t in zip(nodes, found, strict=True)})
