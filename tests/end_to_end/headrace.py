@@ -72,7 +72,7 @@ def command(*words: str | Path) -> list[str]:
     return [sys.executable, "-m", "cluster.cli", *map(str, words)]
 
 
-def headrace(*words: str | Path, deadline_seconds: float = 100) -> subprocess.CompletedProcess[str]:
+def headrace(*words: str | Path, deadline_seconds: float = 200) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
     return subprocess.run(
         command(*words), cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=deadline_seconds
@@ -91,7 +91,7 @@ def started(*words: str | Path, log: Path) -> Any:
         process.wait()
 
 
-def wait_until(condition: Callable[[], Any], what: str, deadline_seconds: float = 60) -> Any:
+def wait_until(condition: Callable[[], Any], what: str, deadline_seconds: float = 120) -> Any:
     """The first true value of the condition; fails the test at the deadline."""
     deadline = time.monotonic() + deadline_seconds
     while time.monotonic() < deadline:
