@@ -1,12 +1,14 @@
 """`headrace`: the command line.
 
-Exit status: 0 done, 1 failed, 2 the user's input is wrong, 3 stopped on request with a checkpoint.
+Exit status: 0 done, 1 failed, 2 the user's input is wrong, 3 stopped on request with a checkpoint, 130 interrupted.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -18,7 +20,7 @@ from monitoring.errors import MonitoringError
 from trainer.errors import TrainError
 
 USER_ERRORS = (ClusterError, DataError, ModelError, MonitoringError, TrainError)
-FAILED_STATUS, USER_ERROR_STATUS = 1, 2
+FAILED_STATUS, USER_ERROR_STATUS, INTERRUPTED_STATUS = 1, 2, 130
 
 # Part of the contract, and of a later version.
 LATER = ("submit", "jobs", "status", "logs", "stop", "resume", "plan", "chaos", "doctor")
@@ -42,8 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _refuse(f"{words[0]}: this command is not in this version. `headrace --help` lists those that are.")
     args = build_parser().parse_args(words)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, where nothing else is asked of it
     try:
         status: int = args.handler(args)
+    except KeyboardInterrupt:
+        return INTERRUPTED_STATUS
     except USER_ERRORS as error:
         if args.debug:
             raise
@@ -67,5 +72,15 @@ def _fail(error: Exception) -> int:
     return FAILED_STATUS
 
 
+def run() -> None:
+    """The installed command."""
+    status = main()
+    if status == INTERRUPTED_STATUS:
+        print("headrace: interrupted; the same command goes on from what is there", file=sys.stderr, flush=True)  # noqa: T201
+        # Ray's own threads may be half started: no clean-up at exit, and Ray's processes end with this one.
+        os._exit(status)
+    sys.exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

@@ -92,7 +92,11 @@ class CoordinatorServer(threading.Thread):
         self._handle(Tick())
 
     def _accept(self) -> None:
-        sock, _ = self._listener.accept()
+        try:
+            sock, _ = self._listener.accept()
+        except OSError as error:  # the other side has gone again, or descriptors are short for now
+            logger.warning("a connection was not accepted: %s", error)
+            return
         now = time.monotonic()
         peer = Peer(Connection(sock, self._spec.ping_seconds, now), now)
         self._peers[sock.fileno()] = peer
@@ -117,7 +121,7 @@ class CoordinatorServer(threading.Thread):
             raise ConnectionLostError(f"unexpected message {message}")
 
     def _admit(self, peer: Peer, message: Message) -> None:
-        if not isinstance(message, Hello) or not hmac.compare_digest(message.token, self._spec.token):
+        if not isinstance(message, Hello) or not _same_token(message.token, self._spec.token):
             raise ConnectionLostError("no hello with this gang's token")
         taken = {other.rank for other in self._peers.values()}
         if message.rank in taken or message.rank not in range(self._state.world_size):
@@ -205,3 +209,8 @@ class CoordinatorServer(threading.Thread):
         for peer in self._peers.values():
             peer.connection.close()
         self._selector.close()
+
+
+def _same_token(found: object, token: str) -> bool:
+    """Whether a hello's token, which may be anything, is the gang's; in a time that does not depend on it."""
+    return isinstance(found, str) and hmac.compare_digest(found.encode(), token.encode())

@@ -75,8 +75,12 @@ class JournalPipe:
 
 def _append(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
     try:
+        size = os.fstat(fd).st_size
+        if size and os.pread(fd, 1, size - 1) != b"\n":
+            # A full disk cut the last write short: what is torn must not swallow the next line.
+            os.ftruncate(fd, os.pread(fd, size, 0).rfind(b"\n") + 1)
         while data:
             data = data[os.write(fd, data) :]
     finally:

@@ -113,7 +113,7 @@ def decode(line: bytes) -> Message:
         values = json.loads(line)
         cls = _TYPES[values.pop("type")]
         message: Message = cls(**{key: _decode_field(key, value) for key, value in values.items()})
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise MalformedMessageError(f"no message: {line[:200]!r}") from error
     return message
 

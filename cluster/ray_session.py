@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from pathlib import Path
 
 import ray
@@ -16,6 +17,8 @@ logger = logging.getLogger(__name__)
 
 PACKAGES = ("cluster", "trainer", "data_shards", "model", "monitoring")
 LOCAL_OBJECT_STORE_BYTES = 512 << 20
+CONNECT_SECONDS = 10.0
+TOKEN_FILE = Path.home() / ".ray/auth_token"
 
 # Read by Ray Train's controller and workers. A gang is restarted as soon as Ray knows of a loss; workers stay in the
 # folder they were started in, so that nothing depends on where Ray Train would move them.
@@ -24,6 +27,22 @@ TRAIN_ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
+
+
+def _check_address(address: str) -> None:
+    """Refuse an address that nothing listens at, which Ray itself would try for minutes."""
+    if address == "auto":
+        return
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or "/" in host:
+        raise ClusterError(f"--address {address}: must be HOST:PORT of a Ray cluster's head, or auto.")
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
+    except OSError as error:
+        raise ClusterError(
+            f"--address {address}: must be the address of a running Ray cluster, but nothing answers there ({error}). "
+            f"Start one with `ray start --head`, or leave --address out."
+        ) from error
 
 
 def _project_root() -> Path:
@@ -42,8 +61,9 @@ def _runtime_env(address: str | None) -> dict[str, object]:
 def ray_session(address: str | None, local_cpus: int) -> Iterator[None]:
     """Ray for the length of the block: the cluster at `address`, or a fresh local one with `local_cpus` CPUs.
 
-    A local Ray is told `address="local"`, since a plain `ray.init` joins whatever cluster it finds. More CPUs than
-    the machine has may be given: workers are processes that share them.
+    Ray puts the driver's working folder before everything on the workers' path; during the start it is ours, so that
+    a user's own `model/` there does not shadow ours. A local Ray is told `address="local"`, since a plain `ray.init`
+    joins whatever cluster it finds. More CPUs than the machine has may be given: workers are processes that share them.
 
     Raises:
         ClusterError: no cluster answers at the address.
@@ -51,20 +71,26 @@ def ray_session(address: str | None, local_cpus: int) -> Iterator[None]:
     os.environ.update(TRAIN_ENVIRONMENT)
     common = {"log_to_driver": False, "logging_level": logging.ERROR, "runtime_env": _runtime_env(address)}
     if address is None:
-        ray.init(
-            address="local",
-            num_cpus=local_cpus,
-            include_dashboard=False,
-            object_store_memory=LOCAL_OBJECT_STORE_BYTES,
-            **common,
-        )
+        with chdir(_project_root()):
+            ray.init(
+                address="local",
+                num_cpus=local_cpus,
+                include_dashboard=False,
+                object_store_memory=LOCAL_OBJECT_STORE_BYTES,
+                **common,
+            )
     else:
+        _check_address(address)
+        if TOKEN_FILE.exists():
+            os.environ.setdefault("RAY_AUTH_MODE", "token")
         try:
-            ray.init(address=address, **common)
-        except ConnectionError as error:
+            with chdir(_project_root()):
+                ray.init(address=address, **common)
+        except (ConnectionError, ValueError) as error:
             raise ClusterError(
                 f"--address {address}: must be the address of a running Ray cluster, such as HOST:6379 or auto, but "
-                f"none answers there ({error}). Start one with `ray start --head`, or leave --address out."
+                f"none answers there ({error}). Start one with `ray start --head`, leave --address out, or, where "
+                f"the cluster asks for a token, put it into {TOKEN_FILE}."
             ) from error
     try:
         yield
@@ -72,6 +98,6 @@ def ray_session(address: str | None, local_cpus: int) -> Iterator[None]:
         ray.shutdown()
 
 
-def cluster_gpus() -> int:
-    """GPUs of the cluster that this process has joined."""
-    return int(ray.cluster_resources().get("GPU", 0))
+def cluster_total(resource: str) -> int:
+    """How much of a resource (CPU, GPU) the cluster that this process has joined has in all."""
+    return int(ray.cluster_resources().get(resource, 0))

@@ -24,7 +24,7 @@ def summary_lines(records: Sequence[Record]) -> list[str]:
         f"{final['step']:,} steps, {final['tokens']:,} tokens at {speed:,.0f} tokens/s "
         f"({utilisation:.0%} of the measured matrix-product peak)",
         f"validation loss {final['val_loss']:.3f} nats per token; unigram model of the same tokens "
-        f"{final['unigram_loss']:.3f}; {gain:.3f} below it",
+        f"{final['unigram_loss']:.3f}; {abs(gain):.3f} {'below' if gain >= 0 else 'above'} it",
     ]
     for sample in final["samples"]:
         lines += ["", f"--- {sample['prompt']!r} goes on:", sample["prompt"] + sample["text"]]

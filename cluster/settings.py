@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from cluster.errors import ClusterError
 from trainer.config import explain
 
 DEFAULT_CPU_WORKERS = 2
@@ -20,7 +21,9 @@ class ClusterSettings(BaseModel):
     workers: int | Literal["auto"] = Field("auto", description="training processes; auto: every GPU, or two on CPUs")
     gpus_per_worker: int | Literal["auto"] = Field("auto", description="0 or 1; auto: 1 where the cluster has GPUs")
     cpus_per_worker: int | Literal["auto"] = Field("auto", description="CPUs that Ray reserves per worker; auto: 1")
-    max_failures: int = Field(10, ge=0, description="restarts after failures, within the gang and through Ray Train")
+    max_failures: int = Field(
+        10, ge=0, description="replacements of ranks that a gang may make, and restarts of the gang by Ray Train"
+    )
     max_preemptions: int = Field(100, ge=0, description="restarts after nodes were taken away")
     hang_seconds: float = Field(30.0, gt=0, description="silence after which a rank counts as dead")
 
@@ -57,7 +60,25 @@ def parse_cluster(section: Mapping[str, Any], where: str) -> ClusterSettings:
     try:
         return ClusterSettings.model_validate(dict(section))
     except ValidationError as error:
-        raise explain(error, where, ("cluster",)) from error
+        raise explain(error, where, ("cluster",), ClusterSettings) from error
+
+
+def check_fits(resources: Resources, cpus: int, gpus: int) -> None:
+    """Refuse a gang that the whole cluster, even idle, could not hold: Ray would wait for it for ever. Pure.
+
+    Raises:
+        ClusterError: naming what is asked for and what there is.
+    """
+    for what, per_worker, total in (
+        ("CPUs", resources.cpus_per_worker, cpus),
+        ("GPUs", resources.gpus_per_worker, gpus),
+    ):
+        asked = resources.workers * per_worker
+        if asked > total:
+            raise ClusterError(
+                f"cluster.workers: {resources.workers} workers of {per_worker} {what} need {asked}, and the cluster "
+                f"has {total}. Lower cluster.workers, or add nodes."
+            )
 
 
 def _auto(asked: int | Literal["auto"], automatic: int) -> int:

@@ -43,6 +43,7 @@ def supervise(
     host: str = "127.0.0.1",
     node: str | None = None,
     local_rank: int = 0,
+    local_world_size: int = 1,
     raylet_pid: int | None = None,
     take_attempt_number: Callable[[], int] | None = None,
     on_tick: Callable[[], None] = lambda: None,
@@ -52,11 +53,11 @@ def supervise(
     coordinator_address: where rank 0's supervisor listens, if it is known already; otherwise `share_address` is
     called on all ranks, with the address at rank 0 and None elsewhere, and returns rank 0's address to all.
     host: the address of this machine at which the others reach it (used at rank 0); node: this machine's name in
-    diagnoses; local_rank: index of the rank on its machine; raylet_pid: a process of this machine with whose death
-    the rank is ended at once; take_attempt_number: by default numbers are taken in OUT_DIR/attempts;
-    on_tick: called some ten times a second.
+    diagnoses; local_rank, local_world_size: index and number of the ranks on this machine; raylet_pid: a process of
+    this machine with whose death the rank is ended at once; take_attempt_number: by default numbers are taken in
+    OUT_DIR/attempts; on_tick: called some ten times a second.
     """
-    place = {"rank": rank, "world_size": world_size, "local_rank": local_rank}
+    place = {"rank": rank, "world_size": world_size, "local_rank": local_rank, "local_world_size": local_world_size}
     with ExitStack() as stack:
         zygote = ZygoteClient(spec)  # it imports while the gang gathers
         supervisor = Supervisor(spec, place, node or socket.gethostname(), zygote, on_tick)

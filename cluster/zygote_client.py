@@ -13,7 +13,7 @@ from typing import Any
 from cluster.spec import GangSpec
 from cluster.zygote import PACKET_BYTES
 
-FORK_SECONDS = 20.0
+FORK_SECONDS = 10.0
 """A fork takes milliseconds; a zygote that does not answer for so long is not coming back."""
 
 END_SECONDS = 2.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -64,6 +65,7 @@ def serve(
     """
     uri = tracking_uri or default_tracking_uri(runs_dir / "any")
     command = dashboard_command(uri, host, port)
+    _refuse_busy_port(host, port)
     runs = list_runs(runs_dir)
     if not runs and tracking_uri is None:
         raise MonitoringError(
@@ -73,6 +75,16 @@ def serve(
     logger.info("%d runs looked at, %d values brought over", len(reports), sum(report.points for report in reports))
     logger.info("dashboard: http://%s:%d (Ctrl-C ends it)", host, port)
     return _run_until_interrupted(command)
+
+
+def _refuse_busy_port(host: str, port: int) -> None:
+    """MonitoringError where something listens already: MLflow would say so and still end well."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise MonitoringError(f"--port {port}: must be free, but: {error.strerror}; give another port") from error
 
 
 def _run_until_interrupted(command: Sequence[str]) -> int:

@@ -119,6 +119,8 @@ def _event_text(record: Record) -> str | None:
     match record.get("event"):
         case "start" if record.get("resumed_step"):
             return f"attempt {record['attempt']} goes on from step {record['resumed_step']:,}"
+        case "checkpoint_bad":
+            return f"warning: passed over the checkpoint {record.get('path')}: {record.get('reason')}"
         case "rank_dead":
             return f"rank {record.get('rank')} on {record.get('node')} died: {record.get('reason')}"
         case "restart":

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import sys
+from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,15 @@ from monitoring.journal import attempt_path
 from trainer.attempts import take_attempt
 from trainer.config import RunConfig, load_run_file
 from trainer.errors import TrainError
-from trainer.launch import check_before_start, finished_step, open_launch
+from trainer.launch import check_before_start, open_launch
 from trainer.provenance import provenance_tags
 from trainer.rank import USER_ERROR_STATUS, main
+from trainer.run_lock import run_lock
 
 logger = logging.getLogger("trainer")
 
 SPEC_KEY = "headrace/spec"
+INTERRUPTED_STATUS = 130
 PREPARE_DEADLINE = timedelta(hours=12)
 
 
@@ -39,7 +42,7 @@ def _prepared_spec(config: RunConfig, options: argparse.Namespace, world_size: i
     dataset = prepare(config.data, dir=config.data_dir, min_val_tokens=config.seq_len + 1, run_units=run_units_serially)
     launch = open_launch(config, dataset, options.accept_changes)
     out_dir = Path(config.out_dir)
-    if finished_step(out_dir) == launch.total_steps:
+    if launch.is_finished:
         return None
     attempt = take_attempt(out_dir)
     tags = provenance_tags(options.file.resolve().parent)
@@ -90,12 +93,28 @@ def run(arguments: list[str] | None = None) -> int:
         logger.info("the run in %s is finished; nothing to do", load_run_file(options.file, options.set).out_dir)
         return 0
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
-    status = main({**spec, "rank": rank, "world_size": world_size, "local_rank": local_rank, "store": store})
-    if rank == 0 and status != USER_ERROR_STATUS:
-        config = RunConfig.model_validate(spec["config"])
-        import_journal(Path(config.out_dir), config.monitoring.tracking_uri, config.monitoring.experiment)
+    with run_lock(Path(spec["config"]["out_dir"])) if rank == 0 else nullcontext():
+        return _train({**spec, "rank": rank, "world_size": world_size, "local_rank": local_rank, "store": store})
+
+
+def _train(spec: dict[str, Any]) -> int:
+    status = main(spec)
+    if spec["rank"] == 0 and status != USER_ERROR_STATUS:
+        _bring_to_mlflow(RunConfig.model_validate(spec["config"]))
     return status
 
 
+def _bring_to_mlflow(config: RunConfig) -> None:
+    """The whole journal at once; a store that is away does not undo the training."""
+    try:
+        import_journal(Path(config.out_dir), config.monitoring.tracking_uri, config.monitoring.experiment)
+    except MonitoringError as error:
+        logger.warning("%s (`headrace dashboard` brings the metrics from the journal later)", error)
+
+
 if __name__ == "__main__":
-    sys.exit(run())
+    try:
+        sys.exit(run())
+    except KeyboardInterrupt:
+        logger.error("interrupted before training")
+        sys.exit(INTERRUPTED_STATUS)

@@ -49,6 +49,7 @@ class RankSpec:
     world_size: int
     attempt: int
     snapshot_fd: int | None
+    local_world_size: int
 
 
 def build_run(spec: RankSpec, device: torch.device, emit: Emit, beat: Beat) -> TrainingRun:
@@ -68,10 +69,20 @@ def build_run(spec: RankSpec, device: torch.device, emit: Emit, beat: Beat) -> T
     engine = build_engine(model_config, config.train, plan, precision, config.seed, device)
     prepare_optimizer(engine)
     checkpointer = Checkpointer(
-        config, spec.run_id, spec.attempt, dataset.fingerprint, model_config, precision, engine, spec.snapshot_fd
+        config,
+        spec.run_id,
+        spec.attempt,
+        dataset.fingerprint,
+        model_config,
+        precision,
+        engine,
+        spec.snapshot_fd,
+        spec.local_world_size,
     )
     beat(0, "load")
     place, restored_from = checkpointer.restore() or (Place(0, 0, LoaderState()), "nothing")
+    for path, why in checkpointer.skipped:
+        emit({"event": "checkpoint_bad", "path": str(path), "reason": why})
     loader = TrainLoader(
         dataset, order, seq_len=config.seq_len, rank=rank, world=world_size, micro_batch=plan.micro_batch
     )
@@ -93,7 +104,7 @@ def build_run(spec: RankSpec, device: torch.device, emit: Emit, beat: Beat) -> T
         tokenizer=load_tokenizer(dataset.tokenizer_path),
         checkpointer=checkpointer,
         rank=rank,
-        total_steps=planned_steps(config, dataset),
+        total_steps=planned_steps(config, dataset, (place.step, place.tokens)),
         flops_per_token=model_flops_per_token(model_config, config.seq_len),
         peak_flops_per_second=_peak(config, device, precision, world_size),
         place=place,
@@ -113,14 +124,23 @@ def _peak(config: RunConfig, device: torch.device, precision: str, world_size: i
     """Summed matrix-product peak of all ranks, measured at the run's first start on this number of ranks and kept."""
     path = Path(config.out_dir) / "peak.json"
     key = f"{world_size} ranks, {device.type}, {precision}"
-    known = broadcast_from_first(json.loads(path.read_text()) if path.exists() else {})
+    known: dict[str, float] = broadcast_from_first(_read_peaks(path))
     if key in known:
-        return float(known[key])
+        return known[key]
     peak: float
     [peak] = reduce_sum([matmul_flops_per_second(device, precision)], device)
     if torch.distributed.get_rank() == 0:
-        path.write_text(json.dumps({**known, key: peak}))
+        draft = path.with_suffix(".tmp")
+        draft.write_text(json.dumps({**known, key: peak}))
+        draft.replace(path)
     return peak
+
+
+def _read_peaks(path: Path) -> dict[str, float]:
+    if not path.exists():
+        return {}
+    peaks: dict[str, float] = json.loads(path.read_text())
+    return peaks
 
 
 def start_event(
@@ -145,7 +165,7 @@ def start_event(
         "name": config.name,
         "world_size": spec.world_size,
         "max_steps": run.total_steps,
-        "max_tokens": run.total_steps * config.tokens_per_step,
+        "max_tokens": run.total_tokens,
         "tokens_per_step": config.tokens_per_step,
         "resumed_step": run.place.step,
         "params": params,

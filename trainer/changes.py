@@ -10,6 +10,7 @@ from trainer.config import RunConfig
 from trainer.errors import TrainError
 
 FREE = (
+    "name",
     "out_dir",
     "cluster",
     "checkpoint",

@@ -11,6 +11,7 @@ import torch.distributed as dist
 
 from data_shards.loader import LoaderState
 from model.config import GPTConfig
+from monitoring.journal import read_records
 from trainer.checkpoint.load import CheckpointReader
 from trainer.checkpoint.manifest import Header
 from trainer.checkpoint.save import save_checkpoint
@@ -43,6 +44,7 @@ class Checkpointer:
         precision: str,
         engine: Any,
         snapshot_fd: int | None,
+        local_world_size: int,
     ) -> None:
         self._config = config
         self._engine = engine
@@ -54,6 +56,8 @@ class Checkpointer:
         self._settings = {"model": model, "dataset": dataset_fingerprint, "seed": config.seed}
         self._saved_step = -1
         self._saved_time = time.monotonic()
+        self.skipped: tuple[tuple[Path, str], ...] = ()
+        """Newer checkpoints that the last restore passed over, each with the reason."""
         identity = {
             **self._settings,
             "run_id": run_id,
@@ -62,7 +66,7 @@ class Checkpointer:
             "world_size": dist.get_world_size(),
             "zero_stage": engine.zero_optimization_stage(),
         }
-        self.snapshots = Snapshots(snapshot_fd, config.checkpoint.snapshot_interval, identity, engine)
+        self.snapshots = Snapshots(snapshot_fd, config.checkpoint.snapshot_interval, identity, engine, local_world_size)
 
     def due(self, step: int) -> bool:
         """Whether the interval in steps ends at this one."""
@@ -117,7 +121,9 @@ class Checkpointer:
             self._saved_step = kept if kept == on_disk else -1
             return self.snapshots.restore(self._engine, kept), "memory"
         if choice is None:
+            self._refuse_lost_checkpoints(out_dir)
             return None
+        self.skipped = choice.skipped
         header = choice.manifest.header
         self._check_same_run(header, choice.path)
         with CheckpointReader(choice.path, choice.manifest) as reader:
@@ -125,6 +131,18 @@ class Checkpointer:
         self._saved_step = header.step
         logger.info("restored step %d from %s", header.step, choice.path)
         return Place(header.step, header.tokens, LoaderState.from_dict(header.loader)), str(choice.path)
+
+    def _refuse_lost_checkpoints(self, out_dir: Path) -> None:
+        """A run that saved before must not start from step 0 without a word because its checkpoints are gone."""
+        saved = (
+            [r["step"] for r in read_records(out_dir) if r.get("event") == "checkpoint"] if dist.get_rank() == 0 else []
+        )
+        newest = broadcast_from_first(max(saved, default=None))
+        if newest is not None:
+            raise TrainError(
+                f"{out_dir / 'checkpoints'}: the journal says that step {newest} was saved, but no checkpoint is "
+                f"there. Put the files back, or start a new run with another out_dir."
+            )
 
     def _check_same_run(self, header: Header, path: Path) -> None:
         if dict(header.settings) == self._settings:

@@ -132,9 +132,9 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
     return [model for part in get_args(annotation) for model in _models_in(part)]
 
 
-def _known_fields(location: tuple[int | str, ...]) -> list[str]:
-    """Names of the fields of the section at a place in the run file."""
-    models: list[type[BaseModel]] = [RunConfig]
+def _known_fields(location: tuple[int | str, ...], top: type[BaseModel]) -> list[str]:
+    """Names of the fields of the section at a place under `top`."""
+    models: list[type[BaseModel]] = [top]
     for part in location:
         fields = [model.model_fields[part] for model in models if isinstance(part, str) and part in model.model_fields]
         models = [inner for field in fields for inner in _models_in(field.annotation)] or models
@@ -156,9 +156,9 @@ def _field(error: ErrorDetails, section: tuple[str, ...]) -> str:
     return ".".join(name for name in names if not _TRIED_TYPE.fullmatch(name)) or "the run file"
 
 
-def _rule(error: ErrorDetails) -> str:
+def _rule(error: ErrorDetails, top: type[BaseModel]) -> str:
     if error["type"] == "extra_forbidden":
-        name, known = str(error["loc"][-1]), _known_fields(error["loc"][:-1])
+        name, known = str(error["loc"][-1]), _known_fields(error["loc"][:-1], top)
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
         hint = f" Did you mean '{near[0]}'?" if near else f" Known here: {', '.join(known)}." if known else ""
         return f"unknown field.{hint}"
@@ -178,14 +178,19 @@ def _tried_in_vain(error: ErrorDetails) -> bool:
     return is_plain and isinstance(error["input"], dict) and bool(_TRIED_TYPE.fullmatch(str(error["loc"][-1])))
 
 
-def explain(error: ValidationError, where: str, section: tuple[str, ...] = ()) -> TrainError:
-    """One error that names each field, its rule and the value found, from pydantic's own."""
+def explain(
+    error: ValidationError, where: str, section: tuple[str, ...] = (), top: type[BaseModel] = RunConfig
+) -> TrainError:
+    """One error that names each field, its rule and the value found, from pydantic's own.
+
+    `section` is where the model `top`, whose error it is, stands in the run file.
+    """
     rules: dict[str, list[str]] = {}
     found: dict[str, str] = {}
     details = error.errors()
     for detail in [d for d in details if not _tried_in_vain(d)] or details:
         field = _field(detail, section)
-        rules.setdefault(field, []).append(_rule(detail))
+        rules.setdefault(field, []).append(_rule(detail, top))
         if detail["type"] not in ("missing", "extra_forbidden") and not isinstance(detail["input"], (dict, BaseModel)):
             found[field] = f"; found {detail['input']!r}"
     lines = [f"{field}: {', or '.join(dict.fromkeys(said))}{found.get(field, '')}" for field, said in rules.items()]

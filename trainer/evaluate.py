@@ -15,8 +15,8 @@ Batches = Callable[[], Iterable[tuple[np.ndarray, np.ndarray]]]
 
 
 @torch.no_grad()
-def evaluate(engine: Any, batches: Batches) -> float:
-    """Mean cross-entropy in nats per token over the batches of all ranks, without dropout.
+def evaluate(engine: Any, batches: Batches, beat: Callable[[], None]) -> float:
+    """Mean cross-entropy in nats per token over the batches of all ranks, without dropout; beats with each batch.
 
     Every rank must call it, with equally many batches.
     """
@@ -25,6 +25,7 @@ def evaluate(engine: Any, batches: Batches) -> float:
     tokens_seen = 0
     engine.eval()
     for rows, real in batches():
+        beat()
         tokens = torch.from_numpy(rows).to(device)
         labels = tokens[:, 1:]
         weights = torch.from_numpy(real).to(device, torch.float32)[:, None].expand_as(labels)

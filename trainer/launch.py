@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import Any
 
 from data_shards.dataset import Dataset
 from model.settings import resolve
-from monitoring.journal import read_records
+from monitoring.journal import last_values, read_records
 from monitoring.runs import create_run_folder, read_run_folder
 from trainer.batch import plan_batch
 from trainer.changes import Change, check_changes
@@ -18,6 +20,8 @@ from trainer.errors import TrainError
 from trainer.length import planned_steps
 from trainer.stop import stop_mark
 from trainer.zero import check_passthrough
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,8 @@ class Launch:
     run_id: str
     dataset: Dataset
     total_steps: int
+    total_tokens: int
+    is_finished: bool
     changes: tuple[Change, ...]
 
     def run_spec(self, tags: Mapping[str, str]) -> dict[str, Any]:
@@ -52,7 +58,7 @@ def check_before_start(config: RunConfig, world_size: int) -> None:
     out_dir = Path(config.out_dir)
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
-        probe = out_dir / ".writable"
+        probe = out_dir / f".writable-{os.getpid()}"
         probe.write_bytes(b"")
         probe.unlink()
     except OSError as error:
@@ -69,18 +75,44 @@ def open_launch(config: RunConfig, dataset: Dataset, accept_changes: bool) -> La
         TrainError: the run file changed in a way that a resume cannot take, or no step fits the length asked for.
     """
     out_dir = Path(config.out_dir)
+    dataset = _dataset_of_first_start(out_dir, dataset)
     resolve(config.model, dataset.vocab_size, config.train.activation_checkpointing)
-    steps = planned_steps(config, dataset)
+    done = last_place(out_dir)
+    steps = planned_steps(config, dataset, done)
     changes: tuple[Change, ...] = ()
     if (out_dir / "run.json").exists():
         before = parse_run_file(read_run_folder(out_dir).run_file.read_text(), str(out_dir / "run.yaml"))
         changes = tuple(check_changes(before, config, accept_changes))
     run = create_run_folder(out_dir, None, config.name, dump_run_file(config))
     stop_mark(out_dir).unlink(missing_ok=True)
-    return Launch(config, run.run_id, dataset, steps, changes)
+    is_finished = _has_finished(out_dir) and steps == done[0]
+    total_tokens = done[1] + (steps - done[0]) * config.tokens_per_step
+    return Launch(config, run.run_id, dataset, steps, total_tokens, is_finished, changes)
 
 
-def finished_step(out_dir: Path) -> int | None:
-    """The step at which the run last finished; None if it never did."""
+def _dataset_of_first_start(out_dir: Path, newest: Dataset) -> Dataset:
+    """The version of the dataset that the run began with; a corpus that changed since makes a newer one."""
+    starts = (record for record in read_records(out_dir) if record.get("event") == "start")
+    first = next(starts, None)
+    fingerprint = first["tags"]["dataset.fingerprint"] if first else newest.fingerprint
+    if fingerprint == newest.fingerprint:
+        return newest
+    logger.warning(
+        "the corpus has changed since the run's first start; it goes on with the version that it began with (%s)",
+        fingerprint[:16],
+    )
+    return Dataset.open(newest.dir, fingerprint)
+
+
+def last_place(out_dir: Path) -> tuple[int, int]:
+    """Step and tokens of the newest step in the journal; zeros where there is none."""
+    steps = last_values(read_records(out_dir))
+    if not steps:
+        return 0, 0
+    newest = steps[max(steps)]
+    return newest["step"], newest["tokens"]
+
+
+def _has_finished(out_dir: Path) -> bool:
     ends = [record for record in read_records(out_dir) if record.get("event") == "end"]
-    return ends[-1]["step"] if ends and ends[-1]["status"] == "finished" else None
+    return bool(ends) and ends[-1]["status"] == "finished"

@@ -21,7 +21,7 @@ def make_order(config: RunConfig, dataset: Dataset) -> Order:
     )
 
 
-def planned_steps(config: RunConfig, dataset: Dataset) -> int:
-    """Optimizer steps of the whole run."""
+def planned_steps(config: RunConfig, dataset: Dataset, done: tuple[int, int]) -> int:
+    """Optimizer steps of the whole run, of which `done` (steps, tokens) are behind."""
     per_epoch = None if config.data.weights else make_order(config, dataset).sequences_per_epoch
-    return total_steps(config.train, config.tokens_per_step, per_epoch)
+    return total_steps(config.train, config.tokens_per_step, config.seq_len, per_epoch, done)

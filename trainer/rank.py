@@ -16,6 +16,7 @@ import torch.distributed as dist
 from data_shards.errors import DataError
 from model.errors import ModelError
 from monitoring.journal import FileJournal, PipeJournal
+from monitoring.progress import ProgressView
 from trainer.build import RankSpec, build_run
 from trainer.config import RunConfig
 from trainer.errors import TrainError
@@ -73,7 +74,30 @@ def _emitter(journal: Journal | None, attempt: int) -> Emit:
     """Stamps records with attempt and time and writes them to the journal, where this rank has one."""
     if journal is None:
         return lambda record: None
-    return lambda record: journal.write({**record, "attempt": attempt, "time": time.time()})
+    tell = _Teller() if isinstance(journal, FileJournal) else None
+
+    def emit(record: Mapping[str, Any]) -> None:
+        stamped = {**record, "attempt": attempt, "time": time.time()}
+        journal.write(stamped)
+        if tell is not None:
+            tell(stamped)
+
+    return emit
+
+
+class _Teller:
+    """Shows the journal on the screen where no driver does."""
+
+    def __init__(self) -> None:
+        self._view: ProgressView | None = None
+
+    def __call__(self, record: dict[str, Any]) -> None:
+        if record.get("event") == "start":
+            self._view = ProgressView(record["max_tokens"])
+        if self._view is not None:
+            self._view.feed([record])
+            if record.get("event") == "end":
+                self._view.close()
 
 
 def _device(spec: Mapping[str, Any]) -> torch.device:
@@ -89,7 +113,8 @@ def _device(spec: Mapping[str, Any]) -> torch.device:
 def _rank_spec(spec: Mapping[str, Any]) -> RankSpec:
     names = ("run_id", "dataset_fingerprint", "tags", "rank", "world_size", "attempt")
     config = RunConfig.model_validate(spec["config"])
-    return RankSpec(config=config, snapshot_fd=spec.get("snapshot_fd"), **{name: spec[name] for name in names})
+    memory = {"snapshot_fd": spec.get("snapshot_fd"), "local_world_size": spec.get("local_world_size", 1)}
+    return RankSpec(config=config, **memory, **{name: spec[name] for name in names})
 
 
 def main(spec: Mapping[str, Any]) -> int:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-FROZEN = ConfigDict(frozen=True, extra="forbid")
+FROZEN = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 _TIME = re.compile(r"(\d+(?:\.\d+)?)\s*([smh])")
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
@@ -38,7 +38,7 @@ class ScheduleSettings(BaseModel):
 
     name: Literal["cosine", "linear", "wsd", "constant"] = "cosine"
     warmup_ratio: float = Field(0.02, ge=0, lt=1, description="share of the run's tokens spent on warm-up")
-    min_lr: float = Field(0.0, ge=0, description="learning rate at the end")
+    min_lr: float | None = Field(None, ge=0, description="learning rate at the end; default: a tenth of train.lr")
     decay_ratio: float = Field(0.2, gt=0, le=1, description="wsd: share of the tokens over which the rate decays")
 
 
@@ -91,6 +91,11 @@ class TrainSettings(BaseModel):
             raise ValueError("must be none, full or every_K with K at least 1, such as every_2")
         return mode
 
+    @property
+    def min_lr(self) -> float:
+        """Learning rate at the end of the schedule."""
+        return self.lr / 10 if self.schedule.min_lr is None else self.schedule.min_lr
+
     @model_validator(mode="after")
     def _one_length_and_a_falling_rate(self) -> TrainSettings:
         given = [name for name in ("max_tokens", "max_steps", "epochs") if getattr(self, name) is not None]
@@ -98,7 +103,7 @@ class TrainSettings(BaseModel):
             raise ValueError(
                 f"exactly one of max_tokens, max_steps, epochs must say how long to train; given: {given or 'none'}"
             )
-        if self.schedule.min_lr > self.lr:
+        if self.min_lr > self.lr:
             raise ValueError(f"schedule.min_lr ({self.schedule.min_lr}) must not exceed lr ({self.lr})")
         return self
 
@@ -135,6 +140,8 @@ class CheckpointSettings(BaseModel):
                 raise ValueError("must be at least 1 step, or a time such as 10m")
         elif not _TIME.fullmatch(value):
             raise ValueError("must be a number of steps, or a time such as 90s, 10m or 1h")
+        elif not float(value.rstrip("smh ")):
+            raise ValueError("must be longer than no time at all")
         return value
 
     @field_validator("snapshot_interval")

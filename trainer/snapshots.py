@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,11 +33,13 @@ class Snapshots:
     The interval in force is rank 0's, told to all with each step, so that all ranks hold the same steps.
     """
 
-    def __init__(self, fd: int | None, interval: int | str, identity: Mapping[str, Any], engine: Any) -> None:
+    def __init__(
+        self, fd: int | None, interval: int | str, identity: Mapping[str, Any], engine: Any, local_world_size: int
+    ) -> None:
         fragments = held_fragments(engine)
         elements = sum(fragment.length for fragment in fragments)
         self._memory: SnapshotMemory | None = None
-        if fd is not None and interval != 0 and snapshot_bytes(elements) <= _allowed_bytes():
+        if fd is not None and interval != 0 and _fits(fd, snapshot_bytes(elements), local_world_size):
             spans = [[fragment.name, fragment.start, fragment.length] for fragment in fragments]
             self._memory = SnapshotMemory(fd, {**identity, "spans": spans}, elements)
         self._asked = interval
@@ -81,13 +84,17 @@ class Snapshots:
         """Go back to a snapshot that every rank holds."""
         assert self._memory is not None
         note = self._memory.read_into(step, held_fragments(engine))
+        self._memory.forget_after(step)
         finish_restore(engine, note["updates"], note["loss_scale"])
         self._taken_step = step
         logger.info("restored step %d from memory", step)
         return Place(step, note["tokens"], LoaderState.from_dict(note["loader"]))
 
 
-def _allowed_bytes() -> float:
-    """What a rank may take for snapshots: a share of the memory that the machine has free now."""
+def _fits(fd: int, size: int, local_world_size: int) -> bool:
+    """Whether the machine's ranks may take so much each: it is taken already, or a share of what is free now."""
+    if os.fstat(fd).st_size == size:
+        return True
     fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-    return LARGEST_SHARE_OF_MEMORY * 1024 * int(fields["MemAvailable"].split()[0])
+    free = 1024 * int(fields["MemAvailable"].split()[0])
+    return size * local_world_size <= LARGEST_SHARE_OF_MEMORY * free

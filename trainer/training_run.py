@@ -61,12 +61,16 @@ class TrainingRun:
     stop_asked: Callable[[], bool]
     step_began: float = 0.0
     data_wait_seconds: float = 0.0
-    evaluated_step: int = -1
 
     @property
     def done(self) -> bool:
         """Whether the last step is behind."""
         return self.place.step >= self.total_steps
+
+    @property
+    def total_tokens(self) -> int:
+        """Tokens of the whole run: those behind, and what is left in steps of the present global batch."""
+        return self.place.tokens + (self.total_steps - self.place.step) * self.config.tokens_per_step
 
     def read_batch(self) -> StepBatch:
         """This rank's rows of the next global batch."""
@@ -79,8 +83,7 @@ class TrainingRun:
     def optimize(self, batch: StepBatch) -> StepResult:
         """Forward, backward and update on the batch; the place moves on by one step."""
         step, tokens = self.place.step + 1, self.place.tokens + batch.tokens_real
-        total_tokens = self.total_steps * self.config.tokens_per_step
-        rate = learning_rate(self.config.train, tokens, total_tokens)
+        rate = learning_rate(self.config.train, tokens, self.total_tokens)
         result = run_step(
             self.engine,
             batch,
@@ -132,7 +135,7 @@ class TrainingRun:
             "step_seconds": seconds,
         }
         if self.engine.fp16_enabled():
-            record["loss_scale"] = float(self.engine.optimizer.cur_scale)
+            record["loss_scale"] = float(self.engine.optimizer.loss_scale)
         return record
 
     def checkpoint_due(self, wishes: Wishes) -> bool:
@@ -147,7 +150,7 @@ class TrainingRun:
         """Held-out loss into the journal; at the end with samples."""
         self.beat(self.place.step, "eval")
         began = time.perf_counter()
-        loss = evaluate(self.engine, self.evaluation_batches)
+        loss = evaluate(self.engine, self.evaluation_batches, lambda: self.beat(self.place.step, "eval"))
         self.emit(
             {
                 "event": "eval",

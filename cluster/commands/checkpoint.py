@@ -26,9 +26,10 @@ def register(commands: Subparsers) -> None:
 
 def list_command(args: argparse.Namespace) -> int:
     """Print step, size and place of each checkpoint."""
-    from trainer.checkpoint.store import list_checkpoints
+    from trainer.checkpoint.store import NO_MANIFEST, incomplete_folders, list_checkpoints
 
-    entries = list_checkpoints(find_run_folder(args.run, args.runs_dir).out_dir)
+    out_dir = find_run_folder(args.run, args.runs_dir).out_dir
+    entries = list_checkpoints(out_dir)
     rows = [
         {
             "step": entry.step,
@@ -46,15 +47,18 @@ def list_command(args: argparse.Namespace) -> int:
         size = f"{entry.manifest.bytes / 1e6:10.1f} MB" if entry.manifest else f"   BROKEN: {entry.problem}"
         say(f"step {entry.step:>9}  attempt {entry.attempt:>3} {size}  {entry.path}")
     say(f"{len(entries)} checkpoints")
+    for path in incomplete_folders(out_dir):
+        say(f"{path} {NO_MANIFEST}")
     return 0
 
 
 def verify_command(args: argparse.Namespace) -> int:
     """Exit status 1 where a checkpoint is not whole."""
-    from trainer.checkpoint.store import list_checkpoints, verify_checkpoint
+    from trainer.checkpoint.store import NO_MANIFEST, incomplete_folders, list_checkpoints, verify_checkpoint
 
-    entries = list_checkpoints(find_run_folder(args.run, args.runs_dir).out_dir)
-    problems = {str(entry.path): verify_checkpoint(entry.path) for entry in entries}
+    out_dir = find_run_folder(args.run, args.runs_dir).out_dir
+    problems = {str(entry.path): verify_checkpoint(entry.path) for entry in list_checkpoints(out_dir)}
+    problems |= {str(path): [NO_MANIFEST] for path in incomplete_folders(out_dir)}
     if args.json:
         say_json(problems)
     else:

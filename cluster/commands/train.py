@@ -45,17 +45,18 @@ def register(commands: Subparsers) -> None:
 
 def prepare_command(args: argparse.Namespace) -> int:
     """Tokenise and shard."""
-    from cluster.drive import check_static, prepare_alone
+    from cluster.drive import LazySession, check_static, prepare_lazily
     from trainer.config import load_run_file
 
     config = load_run_file(args.file, args.set)
     settings = check_static(config, str(args.file), args.address)
     began = time.monotonic()
-    dataset = prepare_alone(config, settings, args.address)
-    say(
-        f"{dataset.tokens('train'):,} training and {dataset.tokens('val'):,} held-out tokens in {len(dataset.shards)} "
-        f"shards, {time.monotonic() - began:.0f} s: {config.data_dir}"
-    )
+    with LazySession(config, settings, args.address) as lazy:
+        dataset = prepare_lazily(config, lazy)
+        was_current = not lazy.started
+    done = "up to date" if was_current else f"prepared in {time.monotonic() - began:.0f} s"
+    train, val = f"{dataset.tokens('train'):,}", f"{dataset.tokens('val'):,}"
+    say(f"{done}: {train} training and {val} held-out tokens in {len(dataset.shards)} shards, {config.data_dir}")
     say(f"next: headrace data stats {_short(config.data_dir)}")
     return 0
 
@@ -81,20 +82,21 @@ def run_command(args: argparse.Namespace) -> int:
 
 
 def _train(args: argparse.Namespace) -> tuple[RunConfig, DriveResult]:
-    from cluster.drive import check_static, prepare_on_ray, session, train_on_ray
+    from cluster.drive import LazySession, check_static, prepare_lazily, train_on_ray
     from trainer.config import load_run_file
 
     config = load_run_file(args.file, args.set)
     settings = check_static(config, str(args.file), args.address)
-    with session(config, settings, args.address) as resources:
-        dataset = prepare_on_ray(config)
+    with LazySession(config, settings, args.address) as lazy:
+        dataset = prepare_lazily(config, lazy)
         result = train_on_ray(
             config,
             settings,
-            resources,
+            lazy,
             dataset,
             accept_changes=args.accept_changes,
             project=args.file.resolve().parent,
+            is_local=args.address is None,
         )
     if result.status == "already finished":
         say(f"{config.name} is finished: {result.launch.total_steps} steps in {_short(Path(config.out_dir))}")

@@ -1,6 +1,7 @@
 import socket
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,26 @@ def test_server_stranger_is_dropped_and_the_gang_goes_on(serve: Serve, hello: Me
     assert hear(friend) == Finish("finished", 7, 3, 0)
     friend.close()
     stranger.close()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"type": "hello", "rank": 0, "node": "n", "token": 5}',
+        '{"type": "hello", "rank": 0, "node": "n", "token": "é"}'.encode(),
+        b"[" * 100_000,
+    ],
+)
+def test_server_malformed_hello_is_dropped_and_the_gang_goes_on(serve: Serve, line: bytes) -> None:
+    server = serve(1)
+    with socket.create_connection(server.address, timeout=DEADLINE_SECONDS) as stranger:
+        stranger.sendall(line + b"\n")
+        with suppress(ConnectionResetError):
+            assert stranger.recv(1) == b""
+    friend = connect(server)
+    friend.send(Hello(0, "mill", "secret"))
+    assert isinstance(hear(friend), Start)
+    friend.close()
 
 
 def test_server_silent_supervisor_is_lost(serve: Serve) -> None:

@@ -6,12 +6,24 @@ import json
 import os
 import signal
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.end_to_end.headrace import events, headrace, newest_step, pids_titled, run_file, started, steps, wait_until
+from tests.end_to_end.headrace import (
+    environment,
+    events,
+    headrace,
+    newest_step,
+    pids_titled,
+    run_file,
+    started,
+    steps,
+    wait_until,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(500)]
 
@@ -140,8 +152,16 @@ def test_compare_of_both_shows_same_data_and_equal_losses(calm: tuple[Path, str]
 
 
 def test_run_on_one_worker_sees_the_sequences_of_two(calm: tuple[Path, str], folder: Path) -> None:
-    """That the losses agree too is shown without Ray, in tests/trainer/test_rank.py."""
-    done = headrace("train", run_file(folder, "one", train__max_steps=6, cluster__workers=1))
+    """Started where packages of the user's own have our names. That the losses agree too is shown in test_rank.py."""
+    user = folder / "user"
+    for name in ("model", "trainer"):
+        (user / name).mkdir(parents=True)
+        (user / name / "__init__.py").write_text("raise RuntimeError('this is the user's own')")
+    file = run_file(folder, "one", train__max_steps=6, cluster__workers=1)
+    script = Path(sys.executable).parent / "headrace"
+    done = subprocess.run(
+        [str(script), "train", str(file)], cwd=user, env=environment(), capture_output=True, text=True, timeout=200
+    )
     assert done.returncode == 0, done.stderr
     of_two = first_by_step(calm[0], "sequence_hash")
     assert first_by_step(folder / "runs/one", "sequence_hash") == {step: of_two[step] for step in range(1, 7)}

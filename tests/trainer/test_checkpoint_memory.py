@@ -85,6 +85,16 @@ def test_memory_of_another_run_or_size_is_forgotten(fd: int, identity: dict[str,
     assert SnapshotMemory(fd, identity, elements).steps() == []
 
 
+def test_memory_gone_back_to_a_step_forgets_what_is_newer(fd: int) -> None:
+    memory = SnapshotMemory(fd, IDENTITY, ELEMENTS)
+    for step in (4, 6):
+        memory.write(step, {}, fragments(step))
+    memory.forget_after(4)
+    assert memory.steps() == [4]
+    memory.write(5, {}, fragments(5))
+    assert memory.steps() == [4, 5]
+
+
 def test_memory_note_too_large_is_refused_before_anything_is_overwritten(fd: int) -> None:
     memory = SnapshotMemory(fd, IDENTITY, ELEMENTS)
     memory.write(1, {}, fragments(1))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -75,3 +76,25 @@ def test_torchrun_on_two_ranks_gives_the_losses_of_one_process(tmp_path: Path) -
     assert [record["loss"] for record in two] == pytest.approx([record["loss"] for record in one], rel=1e-5)
     assert [event["world_size"] for event in events(tmp_path / "runs/two", "start")] == [2]
     assert (tmp_path / "runs/mlflow.db").exists()
+
+
+def test_resume_after_the_corpus_grew_keeps_its_data_and_lost_checkpoints_are_an_error(tmp_path: Path) -> None:
+    """A run goes on with the version of the dataset that it began with, and never silently from step 0."""
+
+    def train(steps: int) -> subprocess.CompletedProcess[str]:
+        file = run_file(tmp_path, "one", train__max_steps=steps)
+        command = [sys.executable, "-m", "trainer", str(file), "--accept-changes"]
+        return subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=100)
+
+    assert train(5).returncode == 0
+    (tmp_path / "corpus/new.txt").write_text("the mill grinds on\n" * 500)
+    grown = train(8)
+    assert grown.returncode == 0, grown.stderr
+    assert "the corpus has changed since the run's first start" in grown.stderr
+    out_dir = tmp_path / "runs/one"
+    assert len({event["tags"]["dataset.fingerprint"] for event in events(out_dir, "start")}) == 1
+    assert [record["step"] for record in steps(out_dir)] == list(range(1, 9))
+    shutil.rmtree(out_dir / "checkpoints")
+    lost = train(9)
+    assert lost.returncode == 2
+    assert "the journal says that step 8 was saved, but no checkpoint is there" in lost.stderr

@@ -51,24 +51,41 @@ def test_learning_rate_anywhere_stays_between_zero_and_the_peak(name: str, token
 
 
 def test_learning_rate_without_warmup_starts_at_the_cosine() -> None:
-    train = settings(schedule={"warmup_ratio": 0.0})
+    train = settings(schedule={"warmup_ratio": 0.0, "min_lr": 0.0})
     assert learning_rate(train, 250, 1000) == pytest.approx(0.5 * (1 + math.cos(math.pi / 4)))
 
 
+def steps(train: TrainSettings, per_epoch: int | None = 50, done: tuple[int, int] = (0, 0), batch: int = 4) -> int:
+    return total_steps(train, tokens_per_step=batch * 75, seq_len=75, sequences_per_epoch=per_epoch, done=done)
+
+
 def test_total_steps_by_tokens_never_exceeds_them() -> None:
-    assert total_steps(settings(max_tokens=1000), tokens_per_step=300, sequences_per_epoch=50) == 3
+    assert steps(settings(max_tokens=1000)) == 3
 
 
 def test_total_steps_by_epochs_counts_whole_batches() -> None:
-    train = settings(max_tokens=None, epochs=1.5)
-    assert total_steps(train, tokens_per_step=64, sequences_per_epoch=10) == 3
+    assert steps(settings(max_tokens=None, epochs=1.5), per_epoch=10) == 3
+
+
+@pytest.mark.parametrize(("batch", "total"), [(4, 3), (2, 5), (8, 1), (1, 9)])
+def test_total_steps_with_another_batch_size_count_what_is_left_of_the_tokens(batch: int, total: int) -> None:
+    assert steps(settings(max_tokens=1000), done=(1, 300), batch=batch) == total
+
+
+def test_total_steps_below_those_behind_end_the_run_where_it_is() -> None:
+    assert steps(settings(max_tokens=None, max_steps=5), done=(9, 2700)) == 9
+    assert steps(settings(max_tokens=1000), done=(9, 2700)) == 9
 
 
 def test_total_steps_shorter_than_a_step_is_refused() -> None:
-    with pytest.raises(TrainError, match=r"max_tokens: 1000 .* one optimizer step of 1024 tokens"):
-        total_steps(settings(max_tokens=1000), tokens_per_step=1024, sequences_per_epoch=50)
+    with pytest.raises(TrainError, match=r"max_tokens: 299 .* one optimizer step of 300 tokens"):
+        steps(settings(max_tokens=299))
 
 
 def test_total_steps_epochs_of_a_mixture_is_refused() -> None:
     with pytest.raises(TrainError, match=r"train\.epochs: an epoch is not defined"):
-        total_steps(settings(max_tokens=None, epochs=1), tokens_per_step=64, sequences_per_epoch=None)
+        steps(settings(max_tokens=None, epochs=1), per_epoch=None)
+
+
+def test_min_lr_left_out_is_a_tenth_of_the_peak() -> None:
+    assert learning_rate(settings(), 1000, 1000) == pytest.approx(0.1)

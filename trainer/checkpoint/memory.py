@@ -78,6 +78,12 @@ class SnapshotMemory:
         note: dict[str, Any] = json.loads(self._map[start : start + self._numbers(slot)[1]])
         return note
 
+    def forget_after(self, step: int) -> None:
+        """Drop what is newer than a step that the run went back to: it will come to those steps again."""
+        for slot in range(SLOTS):
+            if self._numbers(slot)[0] > step:
+                self._mark(slot, _NONE)
+
     def _pairs(self, slot: int, fragments: Sequence[Fragment]) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """(its place in the slot, tensor), for each kind of each fragment in order."""
         offset = self._start(slot) + NOTE_BYTES

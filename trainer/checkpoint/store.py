@@ -21,6 +21,7 @@ from trainer.checkpoint.manifest import MANIFEST_NAME, FileRecord, Manifest, rea
 from trainer.errors import TrainError
 
 HASH_THREADS = 8
+NO_MANIFEST = "has no manifest and so is no checkpoint: a save was cut short there, or the file was removed"
 MIN_KEEP = 2
 
 _FOLDER = re.compile(r"step-(\d{8,})(?:-attempt-(\d{4,}))?")
@@ -99,6 +100,7 @@ def newest_good(out_dir: Path) -> Choice | None:
     for entry in reversed(list_checkpoints(out_dir)):
         problems = verify_checkpoint(entry.path)
         if not problems:
+            skipped += [(path, NO_MANIFEST) for path in incomplete_folders(out_dir) if _place(path) > _order(entry)]
             return Choice(entry.path, read_manifest(entry.path), tuple(skipped))
         _logger.warning("checkpoint %s is bad, falling back to the one before: %s", entry.path, "; ".join(problems))
         skipped.append((entry.path, "; ".join(problems)))
@@ -108,7 +110,7 @@ def newest_good(out_dir: Path) -> Choice | None:
             f"{skipped[0][1]}; put the files back, or remove the folder to start from step 0"
         )
     for path in incomplete_folders(out_dir):
-        _logger.warning("%s has no manifest and so is no checkpoint: a save was cut short there", path)
+        _logger.warning("%s %s", path, NO_MANIFEST)
     return None
 
 
@@ -186,6 +188,13 @@ def _entry(path: Path, attempt: int, step: int) -> Entry:
         return Entry(path, attempt, step, read_manifest(path))
     except (TrainError, OSError) as error:
         return Entry(path, attempt, step, None, str(error))
+
+
+def _place(path: Path) -> tuple[int, int]:
+    """(attempt, step) of a checkpoint's folder."""
+    match = _FOLDER.fullmatch(path.name)
+    assert match is not None
+    return int(match[2] or 1), int(match[1])
 
 
 def _order(entry: Entry) -> tuple[int, int]:
