@@ -19,12 +19,13 @@ from data_shards.stats import unigram_loss
 from data_shards.tokenizer import load_tokenizer
 from model.flops import model_flops_per_token
 from model.settings import resolve
-from trainer.batch import plan_batch
+from trainer.batch import BatchPlan, plan_batch
 from trainer.changes import flatten
 from trainer.checkpointer import Checkpointer
 from trainer.config import RunConfig, dump_run_file
 from trainer.engine import build_engine
 from trainer.engine_state import prepare_optimizer
+from trainer.evaluate import Batches
 from trainer.length import make_order, planned_steps
 from trainer.optimizer_step import Beat
 from trainer.peak import matmul_flops_per_second
@@ -91,15 +92,7 @@ def build_run(spec: RankSpec, device: torch.device, emit: Emit, beat: Beat) -> T
         engine=engine,
         plan=plan,
         loader=loader,
-        evaluation_batches=partial(
-            evaluation_batches,
-            dataset,
-            seq_len=config.seq_len,
-            rank=rank,
-            world=world_size,
-            micro_batch=plan.micro_batch,
-            max_tokens=config.eval.max_tokens,
-        ),
+        evaluation_batches=_evaluation_batches(config, dataset, rank, plan),
         unigram_loss=_unigram_loss(config, dataset) if rank == 0 else 0.0,
         tokenizer=load_tokenizer(dataset.tokenizer_path),
         checkpointer=checkpointer,
@@ -114,6 +107,18 @@ def build_run(spec: RankSpec, device: torch.device, emit: Emit, beat: Beat) -> T
     )
     emit({**start_event(spec, dataset, run, precision, device), "restored_from": restored_from})
     return run
+
+
+def _evaluation_batches(config: RunConfig, dataset: Dataset, rank: int, plan: BatchPlan) -> Batches:
+    return partial(
+        evaluation_batches,
+        dataset,
+        seq_len=config.seq_len,
+        rank=rank,
+        world=plan.world_size,
+        micro_batch=plan.micro_batch,
+        max_tokens=config.eval.max_tokens,
+    )
 
 
 def _unigram_loss(config: RunConfig, dataset: Dataset) -> float:

@@ -16,6 +16,7 @@ from trainer.checkpoint.files import hash_file
 from trainer.checkpoint.manifest import MANIFEST_NAME
 from trainer.checkpoint.save import save_checkpoint, write_rank_file
 from trainer.checkpoint.store import (
+    NO_MANIFEST,
     Choice,
     agree_on_checkpoint,
     checkpoint_folder,
@@ -134,7 +135,7 @@ def test_newest_good_after_a_kill_before_the_manifest_is_the_one_before(tmp_path
         write_rank_file(torn, snap, rank=rank, world_size=2)
     choice = newest_good(tmp_path)
     assert choice is not None
-    assert (choice.manifest.step, choice.skipped) == (200, ())
+    assert (choice.manifest.step, choice.skipped) == (200, ((torn, NO_MANIFEST),))
     assert incomplete_folders(tmp_path) == [torn]
 
 

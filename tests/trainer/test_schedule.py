@@ -67,7 +67,7 @@ def test_total_steps_by_epochs_counts_whole_batches() -> None:
     assert steps(settings(max_tokens=None, epochs=1.5), per_epoch=10) == 3
 
 
-@pytest.mark.parametrize(("batch", "total"), [(4, 3), (2, 5), (8, 1), (1, 9)])
+@pytest.mark.parametrize(("batch", "total"), [(4, 3), (2, 5), (8, 2), (1, 10)])
 def test_total_steps_with_another_batch_size_count_what_is_left_of_the_tokens(batch: int, total: int) -> None:
     assert steps(settings(max_tokens=1000), done=(1, 300), batch=batch) == total
 
