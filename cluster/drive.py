@@ -70,7 +70,7 @@ def check_static(config: RunConfig, where: str, address: str | None) -> ClusterS
     check_before_start(config, world_size)
     for source in (*config.data.sources, *(config.data.val_sources or ())):
         expand(source)
-    if address is None and settings.gpus_per_worker == 0:
+    if address is None and (settings.gpus_per_worker == 0 or not any(Path("/dev").glob("nvidia[0-9]*"))):
         resolve_precision(config.train.precision, "cpu", has_bf16=True)
     return settings
 

@@ -77,9 +77,11 @@ def make_run(runs_dir: Path, name: str, run_file: str) -> RunFolder:
     return run
 
 
+# The interrupt is asked for by name: a job in the background of a shell inherits that it is ignored.
 _SERVE = """
-import sys
+import signal, sys
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from monitoring.dashboard import serve
 sys.exit(serve(runs_dir=Path(sys.argv[1]), port=int(sys.argv[2])))
 """
