@@ -19,7 +19,7 @@ from typing import Any
 from cluster.gang import Verdict, make_gang_spec, run_gang
 from cluster.gang_journal import append_event
 from cluster.prepare_view import PrepareView
-from cluster.ray_session import cluster_total, ray_session
+from cluster.ray_session import check_address, cluster_total, ray_session
 from cluster.settings import ClusterSettings, Resources, check_fits, parse_cluster, resolve_resources
 from cluster.shared_folder import check_shared
 from cluster.spec import GangSpec
@@ -63,9 +63,11 @@ def check_static(config: RunConfig, where: str, address: str | None) -> ClusterS
     """Refuse what can be known to be impossible before Ray is started.
 
     Raises:
-        TrainError, DataError, ModelError: naming the field, the rule and the value found.
+        ClusterError, TrainError, DataError, ModelError: naming the field, the rule and the value found.
     """
     settings = parse_cluster(config.cluster, where)
+    if address is not None:
+        check_address(address)
     world_size = settings.workers if isinstance(settings.workers, int) else 1
     check_before_start(config, world_size)
     for source in (*config.data.sources, *(config.data.val_sources or ())):

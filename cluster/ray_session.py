@@ -29,8 +29,12 @@ TRAIN_ENVIRONMENT = {
 }
 
 
-def _check_address(address: str) -> None:
-    """Refuse an address that nothing listens at, which Ray itself would try for minutes."""
+def check_address(address: str) -> None:
+    """Refuse an address that nothing listens at, which Ray itself would try for minutes.
+
+    Raises:
+        ClusterError: it is malformed, or nothing answers there.
+    """
     if address == "auto":
         return
     host, _, port = address.rpartition(":")
@@ -80,7 +84,6 @@ def ray_session(address: str | None, local_cpus: int) -> Iterator[None]:
                 **common,
             )
     else:
-        _check_address(address)
         if TOKEN_FILE.exists():
             os.environ.setdefault("RAY_AUTH_MODE", "token")
         try:

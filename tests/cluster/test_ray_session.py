@@ -5,18 +5,18 @@ import socket
 import pytest
 
 from cluster.errors import ClusterError
-from cluster.ray_session import ray_session
+from cluster.ray_session import check_address
 
 
 @pytest.mark.parametrize("address", ["foo", "ray://host:1", "host:", ":1"])
 def test_address_malformed_is_refused_with_its_form(address: str) -> None:
-    with pytest.raises(ClusterError, match="must be HOST:PORT"), ray_session(address, 1):
-        pass
+    with pytest.raises(ClusterError, match="must be HOST:PORT"):
+        check_address(address)
 
 
 def test_address_where_nothing_listens_is_refused_at_once() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound and not listening: nobody else can answer there
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        with pytest.raises(ClusterError, match="nothing answers there"), ray_session(address, 1):
-            pass
+        with pytest.raises(ClusterError, match="nothing answers there"):
+            check_address(address)
