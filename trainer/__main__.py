@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import sys
-from contextlib import nullcontext
+from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -36,9 +36,11 @@ INTERRUPTED_STATUS = 130
 PREPARE_DEADLINE = timedelta(hours=12)
 
 
-def _prepared_spec(config: RunConfig, options: argparse.Namespace, world_size: int) -> dict[str, Any] | None:
-    """What all ranks are told, after the dataset is there; None where the run is finished."""
+def _prepared_spec(options: argparse.Namespace, world_size: int, held: ExitStack) -> dict[str, Any] | None:
+    """What all ranks are told once the dataset is there; None where the run is finished. `held` keeps its lock."""
+    config = load_run_file(options.file, options.set)
     check_before_start(config, world_size)
+    held.enter_context(run_lock(Path(config.out_dir)))
     dataset = prepare(config.data, dir=config.data_dir, min_val_tokens=config.seq_len + 1, run_units=run_units_serially)
     launch = open_launch(config, dataset, options.accept_changes)
     out_dir = Path(config.out_dir)
@@ -49,15 +51,16 @@ def _prepared_spec(config: RunConfig, options: argparse.Namespace, world_size: i
     return {**launch.run_spec(tags), "attempt": attempt, "journal_path": str(attempt_path(out_dir, attempt))}
 
 
-def _told_by_first(options: argparse.Namespace, rank: int, store: Store, world_size: int) -> dict[str, Any] | None:
+def _told_by_first(
+    options: argparse.Namespace, rank: int, store: Store, world_size: int, held: ExitStack
+) -> dict[str, Any] | None:
     """Rank 0 prepares; the others wait on the launcher's store until it has, or until it says what is wrong."""
     if rank > 0:
         told = json.loads(store.get(SPEC_KEY))
     else:
         told = {"spec": None, "error": "rank 0 could not prepare the run; its own message says why"}
         try:
-            spec = _prepared_spec(load_run_file(options.file, options.set), options, world_size)
-            told = {"spec": spec, "error": None}
+            told = {"spec": _prepared_spec(options, world_size, held), "error": None}
         finally:
             store.set(SPEC_KEY, json.dumps(told))
     if told["error"]:
@@ -83,9 +86,14 @@ def run(arguments: list[str] | None = None) -> int:
     parser.add_argument("--accept-changes", action="store_true", help="resume with a changed length, lr or batch")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
+    with ExitStack() as held:
+        return _run(options, held)
+
+
+def _run(options: argparse.Namespace, held: ExitStack) -> int:
     store, rank, world_size = _meeting_place()
     try:
-        spec = _told_by_first(options, rank, store, world_size)
+        spec = _told_by_first(options, rank, store, world_size, held)
     except (TrainError, DataError, ModelError, MonitoringError) as error:
         logger.error("%s", error)
         return USER_ERROR_STATUS
@@ -93,8 +101,7 @@ def run(arguments: list[str] | None = None) -> int:
         logger.info("the run in %s is finished; nothing to do", load_run_file(options.file, options.set).out_dir)
         return 0
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
-    with run_lock(Path(spec["config"]["out_dir"])) if rank == 0 else nullcontext():
-        return _train({**spec, "rank": rank, "world_size": world_size, "local_rank": local_rank, "store": store})
+    return _train({**spec, "rank": rank, "world_size": world_size, "local_rank": local_rank, "store": store})
 
 
 def _train(spec: dict[str, Any]) -> int:
