@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from data_shards.dataset import TOKENIZER_FILE, Dataset
-from data_shards.documents import Rejects
 from data_shards.errors import DataError
 from data_shards.files import write_atomically
+from data_shards.rejects import Rejects
 from data_shards.settings import DataSettings, TrainTokenizer
 from data_shards.tokenizer import (
     TextTokenizer,

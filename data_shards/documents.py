@@ -2,40 +2,21 @@
 
 import json
 import logging
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_shards.errors import DataError
+from data_shards.rejects import Rejects
 from data_shards.sources import SourceFile, read_chunks
 
 logger = logging.getLogger(__name__)
 
 _PARQUET_ROWS = 1024
 _SHOWN_BYTES = 60
-
-
-@dataclass
-class Rejects:
-    """Counts what is left out. Under `fail` the first bad record raises DataError; under `skip` it is logged."""
-
-    on_bad_record: str
-    empty: int = 0
-    skipped: Counter[str] = field(default_factory=Counter)
-    logged_per_reason: int = 5
-
-    def reject(self, reason: str, where: str, found: str) -> None:
-        """One bad record: `reason` is counted, `where` is file and line, `found` the value."""
-        message = f"{where}: {reason}: {found}"
-        if self.on_bad_record == "fail":
-            raise DataError(f"{message}: correct the file, or set data.on_bad_record: skip")
-        self.skipped[reason] += 1
-        if self.skipped[reason] <= self.logged_per_reason:
-            logger.warning("skipped %s", message)
 
 
 def read_documents(file: SourceFile, start: int, end: int, rejects: Rejects) -> Iterator[str]:

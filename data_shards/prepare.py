@@ -9,22 +9,12 @@ from itertools import chain
 from pathlib import Path
 from typing import Literal
 
-from data_shards.dataset import (
-    DATASET_FILE,
-    SPLITS,
-    Dataset,
-    Shard,
-    UnitNote,
-    check_format,
-    commit,
-    dataset_fingerprint,
-    manifest_order,
-    version_fingerprints,
-)
+from data_shards.dataset import DATASET_FILE, Dataset, UnitNote, check_format, commit, version_fingerprints
 from data_shards.dataset_tokenizer import committed_tokenizer, first_tokenizer
 from data_shards.errors import DataError
 from data_shards.files import TEMPORARY_PREFIX
 from data_shards.lock import locked
+from data_shards.manifest import SPLITS, Shard, dataset_fingerprint, manifest_order
 from data_shards.settings import DataSettings
 from data_shards.source_cache import CACHE_FILE, SourceCache
 from data_shards.tokenizer import TextTokenizer

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from data_shards.dataset import Block, Dataset, Shard
+from data_shards.dataset import Dataset
 from data_shards.errors import DataError
+from data_shards.manifest import Block, Shard
 from data_shards.permutation import Int64Array
 
 _MAX_OPEN_SHARDS = 256

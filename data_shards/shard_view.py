@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from data_shards.dataset import Block, Dataset, Shard
+from data_shards.dataset import Dataset
 from data_shards.errors import DataError
+from data_shards.manifest import Block, Shard
 
 
 class ShardView:

@@ -12,8 +12,8 @@ from typing import Self
 
 import numpy as np
 
-from data_shards.dataset import Block
 from data_shards.files import sync_folder, temporary_path
+from data_shards.manifest import Block
 
 _TAR_END = bytes(2 * tarfile.BLOCKSIZE)
 

@@ -5,9 +5,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from data_shards.dataset import FORMAT_VERSION
 from data_shards.errors import DataError
 from data_shards.files import write_atomically
+from data_shards.manifest import FORMAT_VERSION
 from data_shards.sources import SourceFile
 from data_shards.units import Piece, cut_file
 

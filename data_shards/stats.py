@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from data_shards.dataset import SPLITS, Dataset, counts
+from data_shards.dataset import Dataset
+from data_shards.manifest import SPLITS, counts
 from data_shards.shard_view import ShardView
 
 

@@ -14,9 +14,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, Self
 
-from data_shards.dataset import FORMAT_VERSION
-from data_shards.documents import Rejects, open_parquet, read_documents
+from data_shards.documents import open_parquet, read_documents
 from data_shards.errors import DataError
+from data_shards.manifest import FORMAT_VERSION
+from data_shards.rejects import Rejects
 from data_shards.settings import DataSettings, SourceSettings
 from data_shards.sources import CHUNK_BYTES, SourceFile, expand
 

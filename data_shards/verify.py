@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from data_shards.dataset import Dataset, Shard
+from data_shards.dataset import Dataset
 from data_shards.errors import DataError
+from data_shards.manifest import Shard
 from data_shards.shard_view import ShardView
 from data_shards.shard_writer import npy_header
 from data_shards.tokenizer import load_tokenizer

@@ -10,10 +10,11 @@ from typing import Any, Self
 
 import numpy as np
 
-from data_shards.dataset import SPLITS, TOKENIZER_FILE, Shard, UnitNote
-from data_shards.documents import Rejects
+from data_shards.dataset import TOKENIZER_FILE, UnitNote
 from data_shards.errors import DataError
 from data_shards.files import write_atomically
+from data_shards.manifest import SPLITS, Shard
+from data_shards.rejects import Rejects
 from data_shards.shard_writer import ShardWriter
 from data_shards.tokenizer import TextTokenizer, load_tokenizer
 from data_shards.units import Unit

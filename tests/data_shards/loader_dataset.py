@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data_shards.dataset import Block, Dataset, Shard
+from data_shards.dataset import Dataset
+from data_shards.manifest import Block, Shard
 
 
 def shard_ids(number: int, tokens: int) -> np.ndarray:

@@ -3,20 +3,17 @@ from pathlib import Path
 
 import pytest
 
-from data_shards.dataset import (
+from data_shards.dataset import Dataset, UnitNote, commit, version_fingerprints
+from data_shards.errors import DataError
+from data_shards.manifest import (
     Block,
-    Dataset,
     Shard,
-    UnitNote,
-    commit,
     counts,
     dataset_fingerprint,
     manifest_bytes,
     manifest_order,
     parse_manifest,
-    version_fingerprints,
 )
-from data_shards.errors import DataError
 
 BLOCK = Block("000000", 640, 10, 2**32 - 1, 1664, 2, 7)
 SHARDS = (
@@ -99,8 +96,8 @@ def test_dataset_open_of_empty_folder_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('"format": 1', '"format": 2', "format 2, but this Headrace reads format 1"),
-        ('"format": 1', '"format": ', "dataset.json: not JSON"),
+        ('"format": 2', '"format": 3', "format 3, but this Headrace reads format 2"),
+        ('"format": 2', '"format": ', "dataset.json: not JSON"),
         ('"tokenizer_fingerprint": "tok"', '"tokenizer_fingerprint": "x"', "its fingerprint is not that of manifest"),
     ],
 )

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_shards.documents import Rejects, read_documents, split_lines
+from data_shards.documents import read_documents, split_lines
 from data_shards.errors import DataError
+from data_shards.rejects import Rejects
 from data_shards.sources import SourceFile
 
 

@@ -12,8 +12,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from data_shards import units as units_module
-from data_shards.documents import Rejects
 from data_shards.errors import DataError
+from data_shards.rejects import Rejects
 from data_shards.settings import DataSettings, resolve_paths
 from data_shards.sources import SourceFile
 from data_shards.units import SplitRule, Unit, corpus_fingerprint, cut_file, plan_units, with_keys

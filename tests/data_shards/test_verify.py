@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_shards.dataset import Dataset, Shard, dataset_fingerprint
+from data_shards.dataset import Dataset
 from data_shards.errors import DataError
+from data_shards.manifest import Shard, dataset_fingerprint
 from data_shards.shard_writer import ShardWriter
 from data_shards.tokenizer import load_tokenizer, train_tokenizer
 from data_shards.verify import reader_check, shard_problems, verify
