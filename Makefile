@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-fast check bench docs clean
+.PHONY: demo test test-fast check bench bench-data docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/headrace run recipes/demo.yaml
@@ -26,6 +26,10 @@ bench: $(VENV)/.installed-test
 	$(BIN)/python -m benchmarks.reading
 	$(BIN)/python -m benchmarks.recovery
 
+# Beside the peers, which have an environment of their own. BENCH=--quick: little data; BENCH="--text FILE ...": your text.
+bench-data: $(VENV)/.installed-test .venv-peers/.installed
+	$(BIN)/python -m benchmarks.data $(BENCH)
+
 docs: $(VENV)/.installed
 	$(BIN)/python -m docs.generate
 
@@ -39,5 +43,11 @@ $(VENV)/.installed-test: pyproject.toml constraints.txt
 	$(PIP) --editable '.[test]'
 	touch $(VENV)/.installed $@
 
+.venv-peers/.installed: benchmarks/data/peers.txt
+	test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 torchvision==0.28.0 numpy==2.1.3
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement $<
+	touch $@
+
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) .venv-peers build *.egg-info

@@ -44,6 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _refuse(f"{words[0]}: this command is not in this version. `headrace --help` lists those that are.")
     args = build_parser().parse_args(words)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for library in ("aiobotocore", "botocore"):  # they tell where they found credentials
+        logging.getLogger(library).setLevel(logging.WARNING)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, where nothing else is asked of it
     try:
         status: int = args.handler(args)

@@ -1,42 +1,31 @@
-"""The driver of a run: prepare, train under a gang, evaluate and export; the thread that shows how it goes."""
+"""The driver of a training: the gang, the sender of its journal, the thread that shows how it goes."""
 
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, wait
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from cluster.gang import Verdict, make_gang_spec, run_gang
 from cluster.gang_journal import append_event
-from cluster.prepare_view import PrepareView
-from cluster.ray_session import check_address, cluster_total, ray_session
-from cluster.settings import ClusterSettings, Resources, check_fits, parse_cluster, resolve_resources
-from cluster.shared_folder import check_shared
+from cluster.session import LazySession
+from cluster.settings import ClusterSettings, Resources
 from cluster.spec import GangSpec
-from cluster.unit_runner import Work, run_units_on_ray
 from data_shards.dataset import Dataset
-from data_shards.prepare import prepare
-from data_shards.sources import expand
-from data_shards.units import Unit
-from data_shards.worker import UnitResult
 from monitoring.journal import JournalReader
 from monitoring.progress import ProgressView
 from monitoring.sender import finish_sender, start_sender
 from trainer.attempts import newest_attempt
 from trainer.config import RunConfig
 from trainer.errors import TrainError
-from trainer.launch import Launch, check_before_start, last_place, open_launch
-from trainer.precision import resolve_precision
+from trainer.launch import Launch, last_place, open_launch
 from trainer.provenance import provenance_tags
 from trainer.run_lock import run_lock
 from trainer.stop import stop_mark
@@ -57,82 +46,6 @@ class DriveResult:
 
     status: str
     launch: Launch
-
-
-def check_static(config: RunConfig, where: str, address: str | None) -> ClusterSettings:
-    """Refuse what can be known to be impossible before Ray is started.
-
-    Raises:
-        ClusterError, TrainError, DataError, ModelError: naming the field, the rule and the value found.
-    """
-    settings = parse_cluster(config.cluster, where)
-    if address is not None:
-        check_address(address)
-    world_size = settings.workers if isinstance(settings.workers, int) else 1
-    check_before_start(config, world_size)
-    for source in (*config.data.sources, *(config.data.val_sources or ())):
-        expand(source)
-    if address is None and (settings.gpus_per_worker == 0 or not any(Path("/dev").glob("nvidia[0-9]*"))):
-        resolve_precision(config.train.precision, "cpu", has_bf16=True)
-    return settings
-
-
-@contextmanager
-def session(config: RunConfig, settings: ClusterSettings, address: str | None) -> Iterator[Resources]:
-    """Ray joined or started, with what the gang will ask of it."""
-    wanted = resolve_resources(settings, gpus=0, cores=None)
-    local_cpus = max(os.cpu_count() or 1, wanted.workers * wanted.cpus_per_worker)
-    with ray_session(address, local_cpus):
-        resources = resolve_resources(settings, cluster_total("GPU"), os.cpu_count() if address is None else None)
-        device = "cuda" if resources.gpus_per_worker else "cpu"
-        resolve_precision(config.train.precision, device, has_bf16=True)
-        check_fits(resources, cluster_total("CPU"), cluster_total("GPU"))
-        check_before_start(config, resources.workers)
-        check_shared([Path(config.out_dir), config.data_dir])
-        yield resources
-
-
-class LazySession:
-    """A session that is started when something first needs Ray, and ends with the block."""
-
-    def __init__(self, config: RunConfig, settings: ClusterSettings, address: str | None) -> None:
-        self._start = partial(session, config, settings, address)
-        self._stack = ExitStack()
-        self._resources: Resources | None = None
-
-    def __enter__(self) -> LazySession:
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._stack.__exit__(*error)
-
-    @property
-    def started(self) -> bool:
-        """Whether anything has needed Ray yet."""
-        return self._resources is not None
-
-    def resources(self) -> Resources:
-        """What the gang will ask of Ray, which is joined or started by now."""
-        if self._resources is None:
-            self._resources = self._stack.enter_context(self._start())
-        return self._resources
-
-    def run_units(self, work: Work, units: Sequence[Unit]) -> Iterator[UnitResult]:
-        """Units of a corpus as tasks of Ray Data."""
-        self.resources()
-        return run_units_on_ray(work, units)
-
-
-def prepare_lazily(config: RunConfig, lazy: LazySession) -> Dataset:
-    """Tokenise and shard; starts nothing and writes nothing where nothing is to be done."""
-    with PrepareView() as view:
-        return prepare(
-            config.data,
-            dir=config.data_dir,
-            min_val_tokens=config.seq_len + 1,
-            run_units=lazy.run_units,
-            progress=view.show,
-        )
 
 
 @contextmanager

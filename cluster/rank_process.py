@@ -19,6 +19,9 @@ _TAIL_BYTES = 16_384
 _REASON_CHARS = 500
 _INPUT_STATUS = 2
 GOOD_STATUSES = (0, 3)
+_WHAT_IT_MEANS = {
+    signal.SIGBUS: " (SIGBUS: a file that it had mapped, such as a shard, was cut meanwhile or its disk failed)"
+}
 
 
 class RankProcess:
@@ -86,7 +89,7 @@ class RankProcess:
         """How it died. status: exit status, or minus the signal's number."""
         step, lines = self.pulse().step, self._tail()
         if status < 0:
-            reason = f"killed by signal {-status}"
+            reason = f"killed by signal {-status}{_WHAT_IT_MEANS.get(-status, '')}"
             return Death(self.rank, self.node, "signal", reason, step, signal=-status, last_lines=lines)
         if status == _INPUT_STATUS:
             reason = next((line for line in reversed(lines) if line.strip()), "wrong input, with no message")

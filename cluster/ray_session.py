@@ -19,6 +19,7 @@ PACKAGES = ("cluster", "trainer", "data_shards", "model", "monitoring")
 LOCAL_OBJECT_STORE_BYTES = 512 << 20
 CONNECT_SECONDS = 10.0
 TOKEN_FILE = Path.home() / ".ray/auth_token"
+ANY_REQUEST = "/ray.rpc.NodeInfoGcsService/CheckAlive"
 
 # Read by Ray Train's controller and workers. A gang is restarted as soon as Ray knows of a loss; workers stay in the
 # folder they were started in, so that nothing depends on where Ray Train would move them.
@@ -47,6 +48,19 @@ def check_address(address: str) -> None:
             f"--address {address}: must be the address of a running Ray cluster, but nothing answers there ({error}). "
             f"Start one with `ray start --head`, or leave --address out."
         ) from error
+
+
+def asks_for_token(address: str) -> bool:
+    """Whether the cluster at HOST:PORT refuses who shows no token. One that asks for none hangs who insists on it."""
+    import grpc  # type: ignore[import-untyped]  # it comes with Ray; only who has a token needs it
+
+    with grpc.insecure_channel(address) as channel:
+        ask = channel.unary_unary(ANY_REQUEST)
+        try:
+            ask(b"", timeout=CONNECT_SECONDS)
+        except grpc.RpcError as error:
+            return bool(error.code() == grpc.StatusCode.UNAUTHENTICATED)
+    return False
 
 
 def _project_root() -> Path:
@@ -84,7 +98,7 @@ def ray_session(address: str | None, local_cpus: int) -> Iterator[None]:
                 **common,
             )
     else:
-        if TOKEN_FILE.exists():
+        if TOKEN_FILE.exists() and (address == "auto" or asks_for_token(address)):
             os.environ.setdefault("RAY_AUTH_MODE", "token")
         try:
             with chdir(_project_root()):

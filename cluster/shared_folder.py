@@ -32,8 +32,10 @@ def refuse_blind_nodes(folder: Path, token: str, seen: Mapping[str, str | None])
         )
 
 
-def check_shared(folders: Sequence[Path]) -> None:
+def check_shared(folders: Sequence[Path | str]) -> None:
     """Have each node of a cluster of several read a token that is written here; does nothing on one node.
+
+    Addresses of object stores are the same from everywhere and are left out.
 
     Raises:
         ClusterError: naming the folder and the nodes that do not see it.
@@ -42,7 +44,7 @@ def check_shared(folders: Sequence[Path]) -> None:
     if len(nodes) < 2:
         return
     reader = ray.remote(num_cpus=0)(read_token)
-    for folder in folders:
+    for folder in [folder for folder in folders if isinstance(folder, Path)]:
         folder.mkdir(parents=True, exist_ok=True)
         token, path = secrets.token_hex(8), folder / f".token-{secrets.token_hex(4)}"
         path.write_text(token)

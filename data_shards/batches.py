@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
 
-# A longer document comes in parts of about this size, so that no document needs memory by its length.
-PART_BYTES = 4 << 20
-# Texts of one batch together, at most (a batch of one longer text apart).
+# A longer document comes in parts of at most this size, so that no document needs memory by its length.
+PART_BYTES = 1 << 20
+# Characters of one batch together, at most (a batch of one longer text apart).
 BATCH_BYTES = 1 << 20
+_END_CHARACTERS = 256
+
+Place = Callable[[int], str]
+"""Names the place (file and line, or the like) of the i-th document of a batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +28,12 @@ class TextBatch:
 
     texts: list[str]
     unfinished: bool = False
+    place: Place | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class TokenBatch:
-    """Documents that are tokens already, without end marks: document i is ids[offsets[i]:offsets[i + 1]].
+    """Documents that are tokens already: document i, at most with an end mark, is ids[offsets[i]:offsets[i + 1]].
 
     With `unfinished` the last one goes on with the first one of the next batch.
     """
@@ -34,6 +41,78 @@ class TokenBatch:
     ids: NDArray[np.uint32]  # [tokens]
     offsets: NDArray[np.int64]  # [documents + 1]
     unfinished: bool = False
+    place: Place | None = None
 
 
-Batch = TextBatch | TokenBatch
+@dataclass(frozen=True, slots=True)
+class Withdrawal:
+    """The document that the batch before left unfinished turned out bad: no part of it is kept."""
+
+
+Batch = TextBatch | TokenBatch | Withdrawal
+Part = tuple[str, bool] | Withdrawal
+"""A text and whether its document goes on with the next part."""
+
+
+def text_batches(parts: Iterable[Part], place: Place | None = None) -> Iterator[Batch]:
+    """Documents, or parts of them, collected into batches; the empty ones must be left out before.
+
+    `place` names the place of the i-th document of `parts`.
+    """
+    held: list[str] = []
+    size = first = documents = 0
+    for part in parts:
+        if isinstance(part, Withdrawal):
+            yield part
+            documents += 1
+            first = documents
+            continue
+        text, goes_on = part
+        held.append(text)
+        size += len(text)
+        documents += not goes_on
+        if goes_on or size >= BATCH_BYTES:
+            yield TextBatch(held, goes_on, _shifted(place, first))
+            held, size, first = [], 0, documents
+    if held:
+        yield TextBatch(held, place=_shifted(place, first))
+
+
+def split_key(text: str) -> bytes:
+    """What a document's split is chosen by: its two ends, which take less time than all of it.
+
+    Of a document in parts those of the first part count.
+    """
+    if len(text) > 2 * _END_CHARACTERS:
+        text = text[:_END_CHARACTERS] + text[-_END_CHARACTERS:]
+    return text.encode()
+
+
+def split_checksums(texts: Sequence[str]) -> list[int]:
+    """The CRC-32 of each text's `split_key`, without a call for each."""
+    ends = _END_CHARACTERS
+    return [crc32((text[:ends] + text[-ends:]).encode() if len(text) > 2 * ends else text.encode()) for text in texts]
+
+
+def joined(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """The same documents in fewer batches: small batches of texts are put together. Places are lost."""
+    held: list[str] = []
+    size = 0
+    for batch in batches:
+        if isinstance(batch, TextBatch):
+            held += batch.texts
+            size += sum(map(len, batch.texts))
+            if batch.unfinished or size >= BATCH_BYTES:
+                yield TextBatch(held, batch.unfinished)
+                held, size = [], 0
+            continue
+        if held:
+            yield TextBatch(held)
+            held, size = [], 0
+        yield batch
+    if held:
+        yield TextBatch(held)
+
+
+def _shifted(place: Place | None, first: int) -> Place | None:
+    return None if place is None else lambda i: place(first + i)

@@ -1,6 +1,7 @@
 """The held-out sequences, in one fixed order, split over ranks."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,36 +14,51 @@ from data_shards.pool import sequence_counts
 from data_shards.shard_reader import ShardReader
 
 
-def evaluation_batches(
-    dataset: Dataset, *, seq_len: int, rank: int, world: int, micro_batch: int, max_tokens: int
-) -> Iterator[tuple[Int64Array, NDArray[np.bool_]]]:
-    """Batches of tokens int64 [micro_batch, seq_len + 1] and real bool [micro_batch]; pad rows are zeros and False.
+@dataclass(frozen=True)
+class EvaluationBatch:
+    """One rank's rows of an evaluation step; all ranks have equally many batches."""
 
-    They hold the first max_tokens // seq_len held-out sequences (at least one; all, if there are fewer) in manifest
-    order. Sequence p goes to rank p mod world; every rank gets the same number of batches.
+    tokens: Int64Array  # [micro_batch, T+1]; zeros in a pad row
+    real: NDArray[np.bool_]  # [micro_batch]; False marks a pad row
+    # For each row the places in it, above 0 and rising, where a document begins; None if not asked for.
+    document_starts: tuple[Int64Array, ...] | None = None
+
+
+def evaluation_batches(
+    dataset: Dataset,
+    *,
+    seq_len: int,
+    rank: int,
+    world: int,
+    micro_batch: int,
+    max_tokens: int,
+    with_documents: bool = False,
+) -> Iterator[EvaluationBatch]:
+    """This rank's batches of the first max_tokens // seq_len held-out sequences (at least one; all, if fewer).
+
+    Sequence p, in manifest order, goes to rank p mod world; every rank gets the same number of batches.
     Raises: DataError if the validation split has no whole sequence, or a file is damaged.
     """
     shards, firsts = _sequences(dataset, seq_len, max_tokens)
     rows = rows_per_rank(len(shards), world, micro_batch)
     reader = ShardReader(dataset, dataset.split("val"))
-    return _batches(reader, shards[rank::world], firsts[rank::world], seq_len, rows, micro_batch)
+    shape, mine = (micro_batch, seq_len + 1), (shards[rank::world], firsts[rank::world])
+    return (
+        _batch(
+            reader, mine[0][start : start + micro_batch], mine[1][start : start + micro_batch], shape, with_documents
+        )
+        for start in range(0, rows, micro_batch)
+    )
 
 
-def _batches(
-    reader: ShardReader, shards: Int64Array, firsts: Int64Array, seq_len: int, rows: int, micro_batch: int
-) -> Iterator[tuple[Int64Array, NDArray[np.bool_]]]:
-    for batch in range(rows // micro_batch):
-        chosen = slice(batch * micro_batch, (batch + 1) * micro_batch)
-        mine = _read_rows(reader, shards[chosen], firsts[chosen], seq_len)
-        tokens = np.zeros((micro_batch, seq_len + 1), dtype=np.int64)
-        tokens[: len(mine)] = mine
-        yield tokens, np.arange(micro_batch) < len(mine)
-
-
-def evaluation_labels(dataset: Dataset, seq_len: int, max_tokens: int) -> Int64Array:
-    """All label ids of the sequences that `evaluation_batches` gives over all ranks, int64 [sequences * seq_len]."""
-    shards, firsts = _sequences(dataset, seq_len, max_tokens)
-    return _read_rows(ShardReader(dataset, dataset.split("val")), shards, firsts, seq_len)[:, 1:].reshape(-1)
+def _batch(
+    reader: ShardReader, shards: Int64Array, firsts: Int64Array, shape: tuple[int, int], with_documents: bool
+) -> EvaluationBatch:
+    return EvaluationBatch(
+        tokens=reader.read_rows(shards, firsts, shape),
+        real=np.arange(shape[0]) < len(shards),
+        document_starts=reader.starts_of_rows(shards, firsts, shape) if with_documents else None,
+    )
 
 
 def _sequences(dataset: Dataset, seq_len: int, max_tokens: int) -> tuple[Int64Array, Int64Array]:
@@ -59,10 +75,3 @@ def _sequences(dataset: Dataset, seq_len: int, max_tokens: int) -> tuple[Int64Ar
     chosen = np.arange(min(int(ends[-1]), max(1, max_tokens // seq_len)))
     shards = np.searchsorted(ends, chosen, side="right")
     return shards, (chosen - (ends - counts)[shards]) * seq_len
-
-
-def _read_rows(reader: ShardReader, shards: Int64Array, firsts: Int64Array, seq_len: int) -> Int64Array:
-    rows = np.empty((len(shards), seq_len + 1), dtype=np.int64)
-    for row, shard, first in zip(rows, shards.tolist(), firsts.tolist(), strict=True):
-        reader.read(shard, first, row)
-    return rows

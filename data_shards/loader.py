@@ -1,19 +1,27 @@
 """Training batches: the state that a resume needs, the split over ranks, and the read."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data_shards.dataset import Dataset
 from data_shards.errors import DataError
+from data_shards.manifest import SPLITS, Shard
 from data_shards.order import Order, sequence_hash
 from data_shards.permutation import Int64Array
-from data_shards.shard_reader import ShardReader, check_sizes
+from data_shards.positions import Located, Spans, Stretches, next_free
+from data_shards.shard_reader import ShardReader, check_sizes, wrong_sizes
+
+logger = logging.getLogger(__name__)
 
 STATE_VERSION = 1
+# So far ahead a rank looks for shards that it will need; told anew when half of it is behind.
+_AHEAD_POSITIONS = 65_536
+_WARNINGS = 5
 
 
 @dataclass(frozen=True)
@@ -26,7 +34,7 @@ class LoaderState:
 
     version: int = STATE_VERSION
     consumed: int = 0
-    excluded: tuple[tuple[int, int], ...] = ()
+    excluded: Spans = ()
     batches: tuple[tuple[int, int], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -62,29 +70,18 @@ class LoaderState:
                 merged.append((low, high))
         return replace(self, excluded=tuple(merged))
 
+    def after(self, positions: Int64Array) -> "LoaderState":
+        """The state after a step that took these positions (int64 [global batch size])."""
+        batches = self.batches
+        if not batches or batches[-1][1] != len(positions):
+            batches = (*batches, (int(positions[0]), len(positions)))
+        return LoaderState(self.version, int(positions[-1]) + 1, self.excluded, batches)
+
 
 def next_positions(state: LoaderState, global_batch_size: int) -> tuple[Int64Array, LoaderState]:
     """The positions of the next step, int64 [global_batch_size], rising, and the state after it."""
-    positions = _next_free(state.consumed, global_batch_size, state.excluded)
-    batches = state.batches
-    if not batches or batches[-1][1] != global_batch_size:
-        batches = (*batches, (int(positions[0]), global_batch_size))
-    return positions, replace(state, consumed=int(positions[-1]) + 1, batches=batches)
-
-
-def _next_free(start: int, count: int, excluded: tuple[tuple[int, int], ...]) -> Int64Array:
-    runs = []
-    for low, high in excluded:
-        if high <= start:
-            continue
-        length = min(count, max(0, low - start))
-        runs.append(np.arange(start, start + length))
-        count -= length
-        if count == 0:
-            break
-        start = high
-    runs.append(np.arange(start, start + count))
-    return np.concatenate(runs)
+    positions = next_free(state.consumed, global_batch_size, state.excluded)
+    return positions, state.after(positions)
 
 
 def rank_slice(first_position: int, rank: int, world: int) -> slice:
@@ -115,6 +112,8 @@ class StepBatch:
     tokens: Int64Array  # [R, T+1]; zeros in a pad row
     real: NDArray[np.bool_]  # [R]; False marks a pad row
     tokens_real: int  # label tokens of the step over all ranks: global batch size * T
+    # For each of the R rows the places in it, above 0 and rising, where a document begins; None if not asked for.
+    document_starts: tuple[Int64Array, ...] | None = None
 
 
 def train_order(
@@ -134,35 +133,107 @@ def train_order(
     )
 
 
+@dataclass(frozen=True)
+class Unreadable:
+    """A position whose sequence cannot be read."""
+
+    position: int
+    shard: str  # its path in the dataset
+    reason: str
+
+
 class TrainLoader:
     """Reads one rank's rows of any step; keeps mapped files and proved blocks, but no position."""
 
     def __init__(
-        self, dataset: Dataset, order: Order, *, seq_len: int, rank: int, world: int, micro_batch: int
+        self,
+        dataset: Dataset,
+        order: Order,
+        *,
+        seq_len: int,
+        rank: int,
+        world: int,
+        micro_batch: int,
+        with_documents: bool = False,
+        on_bad_shard: Literal["fail", "skip"] = "fail",
+        ahead: Callable[[Sequence[Shard]], None] | None = None,
     ) -> None:
-        """Check the sizes of all files. Raises: DataError naming a shard that is missing or of another size."""
+        """Check the sizes of all files, held-out ones too.
+
+        Args: with_documents: batches tell where documents begin. on_bad_shard: with skip, training shards of a wrong
+        size are warned of, and `try_read` is to be used. ahead: is told from time to time which shards this rank
+        needs next, the first first.
+        Raises: DataError naming a shard that is missing or of another size, unless such are skipped.
+        """
         if seq_len != order.seq_len:
             raise ValueError(f"seq_len is {seq_len}, but the order was made for {order.seq_len}")
-        check_sizes(dataset)
-        shards = dataset.split("train")
-        self._order, self._reader = order, ShardReader(dataset, shards)
-        self._keys = np.array([int(shard.sha256[:16], 16) for shard in shards], dtype=np.uint64)
+        check_sizes(dataset, ("val",) if on_bad_shard == "skip" else SPLITS)
+        if on_bad_shard == "skip" and rank == 0:
+            _warn_of_wrong_sizes(dataset)
+        self._shards = dataset.split("train")
+        keys = np.array([int(shard.sha256[:16], 16) for shard in self._shards], dtype=np.uint64)
+        self._order, self._stretches = order, Stretches(order, keys)
+        self._reader = ShardReader(dataset, self._shards)
         self._seq_len, self._rank, self._world, self._micro_batch = seq_len, rank, world, micro_batch
+        self._with_documents = with_documents
+        self._ahead, self._told = ahead, range(0)
 
     def read(self, state: LoaderState, global_batch_size: int) -> StepBatch:
         """The step that follows `state`. Raises: DataError naming shard and block if the bytes are damaged."""
-        positions, state_after = next_positions(state, global_batch_size)
-        shards, firsts = self._order.locate(positions)
-        mine = rank_slice(int(positions[0]), self._rank, self._world)
-        rows = rows_per_rank(global_batch_size, self._world, self._micro_batch)
-        tokens = np.zeros((rows, self._seq_len + 1), dtype=np.int64)
-        places = list(zip(shards[mine].tolist(), firsts[mine].tolist(), strict=True))
-        for row, (shard, first) in zip(tokens, places, strict=False):
-            self._reader.read(shard, first, row)
+        step, shards, firsts = self._own_part(state, global_batch_size)
+        shape = rows_per_rank(global_batch_size, self._world, self._micro_batch), self._seq_len + 1
+        real = np.zeros(shape[0], dtype=np.bool_)
+        real[: len(shards)] = True
         return StepBatch(
-            state_after=state_after,
-            sequence_hash=sequence_hash(shards, firsts, self._keys),
-            tokens=tokens,
-            real=np.arange(rows) < len(places),
+            state_after=state.after(step.positions),
+            sequence_hash=sequence_hash(step.ids),
+            tokens=self._reader.read_rows(shards, firsts, shape),
+            real=real,
             tokens_real=global_batch_size * self._seq_len,
+            document_starts=self._reader.starts_of_rows(shards, firsts, shape) if self._with_documents else None,
         )
+
+    def try_read(self, state: LoaderState, global_batch_size: int) -> tuple[StepBatch | None, tuple[Unreadable, ...]]:
+        """The step that follows `state`, or else the positions of this rank that cannot be read."""
+        step, shards, firsts = self._own_part(state, global_batch_size)
+        mine = step.positions[rank_slice(int(step.positions[0]), self._rank, self._world)]
+        failed = []
+        for position, shard, first in zip(mine.tolist(), shards.tolist(), firsts.tolist(), strict=True):
+            try:
+                self._reader.prove(shard, first, self._seq_len + 1, with_documents=self._with_documents)
+            except DataError as error:
+                failed.append(Unreadable(position, self._shards[shard].path, str(error)))
+        return (None if failed else self.read(state, global_batch_size)), tuple(failed)
+
+    def upcoming(self, state: LoaderState, global_batch_size: int, steps: int) -> list[int]:
+        """Numbers of the shards that this rank reads in the next so many steps, in the order of their first need."""
+        positions = next_free(state.consumed, global_batch_size * steps, state.excluded)
+        by_step = positions.reshape(steps, global_batch_size)
+        mine = [rank_rows(of_step, self._rank, self._world) for of_step in by_step]
+        shards, _ = self._order.locate(np.concatenate(mine))
+        numbers, first_need = np.unique(shards, return_index=True)
+        ordered: list[int] = numbers[np.argsort(first_need)].tolist()
+        return ordered
+
+    def _own_part(self, state: LoaderState, global_batch_size: int) -> tuple[Located, Int64Array, Int64Array]:
+        """The step's positions, and shard and first token of this rank's rows of it."""
+        if self._ahead is not None and state.consumed not in self._told:
+            self._tell_ahead(self._ahead, state, global_batch_size)
+        step = self._stretches.next(state.consumed, global_batch_size, state.excluded)
+        mine = rank_slice(int(step.positions[0]), self._rank, self._world)
+        return step, step.shards[mine], step.firsts[mine]
+
+    def _tell_ahead(self, ahead: Callable[[Sequence[Shard]], None], state: LoaderState, global_batch_size: int) -> None:
+        # An epoch has all shards, so there is no need to look further.
+        steps = max(2, min(_AHEAD_POSITIONS, self._order.sequences_per_epoch) // global_batch_size)
+        self._told = range(state.consumed, state.consumed + steps // 2 * global_batch_size)
+        numbers = self.upcoming(state, global_batch_size, steps)
+        ahead([self._shards[number] for number in numbers if not self._reader.is_open(number)])
+
+
+def _warn_of_wrong_sizes(dataset: Dataset) -> None:
+    for number, message in enumerate(wrong_sizes(dataset, ("train",))):
+        if number == _WARNINGS:
+            logger.warning("more shards are missing or of another size; `headrace data verify` names all")
+            return
+        logger.warning("%s Its sequences are left out (data.on_bad_shard: skip).", message)

@@ -11,23 +11,14 @@ from typing import Any, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_shards.blocks import BLOCK_TYPE, Block, Blocks, BlockStore, block_rows, rows_to_arrow
 from data_shards.errors import DataError
 
 FORMAT_VERSION = 2
 SPLITS = ("train", "val")
 
-_BLOCK = pa.struct(
-    [
-        ("key", pa.string()),
-        ("token_offset", pa.int64()),
-        ("tokens", pa.int64()),
-        ("token_crc32", pa.uint32()),
-        ("docs_offset", pa.int64()),
-        ("docs", pa.int64()),
-        ("docs_crc32", pa.uint32()),
-    ]
-)
-_SCHEMA = pa.schema(
+# Of a shard's row, what is not its blocks.
+_FACTS = pa.schema(
     [
         ("split", pa.string()),
         ("source", pa.string()),
@@ -37,28 +28,12 @@ _SCHEMA = pa.schema(
         ("bytes", pa.int64()),
         ("sha256", pa.string()),
         ("unit", pa.string()),
-        ("blocks", pa.list_(_BLOCK)),
         ("text_bytes", pa.int64()),
     ]
 )
-
-
-@dataclass(frozen=True)
-class Block:
-    """One pair of members of a shard: KEY.tokens.npy and KEY.docs.npy.
-
-    Offsets are bytes from the start of the tar to the first element, after the npy header. docs.npy holds, as uint32
-    relative to the block's first token, the starts of the documents that begin in the block. CRCs are zlib.crc32 of
-    the elements' bytes.
-    """
-
-    key: str
-    token_offset: int
-    tokens: int
-    token_crc32: int
-    docs_offset: int
-    docs: int
-    docs_crc32: int
+_SCHEMA = _FACTS.append(pa.field("blocks", pa.list_(BLOCK_TYPE)))
+# Shards whose blocks are decoded together: enough to be worth a column, few enough to be decoded for one of them.
+_GROUP_ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -73,7 +48,7 @@ class Shard:
     bytes: int  # of the tar
     sha256: str
     unit: str
-    blocks: tuple[Block, ...]
+    blocks: Sequence[Block]
     text_bytes: int = 0  # of the documents in UTF-8, without end marks
 
     def to_dict(self) -> dict[str, Any]:
@@ -91,28 +66,48 @@ def manifest_order(shards: Iterable[Shard]) -> tuple[Shard, ...]:
 
 
 def dataset_fingerprint(tokenizer_fingerprint: str, shards: Sequence[Shard]) -> str:
-    """SHA-256, in hex, of format version, tokenizer and shard rows."""
+    """SHA-256, in hex, of format version, tokenizer and shard rows; for the blocks the shards' own SHA-256 stand."""
     digest = hashlib.sha256(f"headrace dataset {FORMAT_VERSION}\n{tokenizer_fingerprint}\n".encode())
     for shard in manifest_order(shards):
-        digest.update(json.dumps(shard.to_dict(), sort_keys=True, ensure_ascii=True).encode() + b"\n")
+        digest.update(json.dumps([getattr(shard, name) for name in _FACTS.names]).encode() + b"\n")
     return digest.hexdigest()
 
 
 def manifest_bytes(shards: Sequence[Shard]) -> bytes:
     """The shards as Parquet; the same shards always give the same bytes."""
-    table = pa.Table.from_pylist([shard.to_dict() for shard in shards], schema=_SCHEMA)
     buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
+    numbers = [f"blocks.list.element.{field.name}" for field in BLOCK_TYPE if field.type == pa.int64()]
+    with pq.ParquetWriter(
+        buffer,
+        _SCHEMA,
+        compression="zstd",
+        use_dictionary=["split", "source", "unit"],
+        column_encoding=dict.fromkeys(numbers, "DELTA_BINARY_PACKED"),
+        write_statistics=False,
+    ) as writer:
+        for start in range(0, len(shards), _GROUP_ROWS):
+            writer.write_table(_table(shards[start : start + _GROUP_ROWS]))
     return buffer.getvalue()
 
 
+def _table(shards: Sequence[Shard]) -> pa.Table:
+    facts = [pa.array([getattr(shard, field.name) for shard in shards], field.type) for field in _FACTS]
+    return pa.table([*facts, rows_to_arrow([block_rows(shard.blocks) for shard in shards])], schema=_SCHEMA)
+
+
 def parse_manifest(data: bytes, path: Path) -> tuple[Shard, ...]:
-    """Inverse of `manifest_bytes`; `path` is for the DataError."""
+    """Inverse of `manifest_bytes`; `path` is for the DataError. Blocks are decoded when they are looked at."""
     try:
-        rows = pq.read_table(pa.BufferReader(data), schema=_SCHEMA, use_threads=False, pre_buffer=False).to_pylist()
+        file = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False)
+        if not file.schema_arrow.equals(_SCHEMA):
+            raise pa.ArrowInvalid("its columns are others")
+        facts = file.read(columns=_FACTS.names, use_threads=False)
+        store = BlockStore(file)
     except pa.ArrowException as error:
         raise DataError(f"{path}: not a manifest of this format ({error}): run prepare again") from error
-    return tuple(Shard.from_dict(row) for row in rows)
+    blocks = (Blocks(store, row) for row in range(facts.num_rows))
+    *columns, text_bytes = (column.to_pylist() for column in facts.columns)
+    return tuple(Shard(*row) for row in zip(*columns, blocks, text_bytes, strict=True))
 
 
 def counts(shards: Iterable[Shard]) -> dict[str, dict[str, dict[str, int]]]:

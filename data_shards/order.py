@@ -57,6 +57,8 @@ class Order:
 
     def locate(self, positions: Int64Array) -> tuple[Int64Array, Int64Array]:
         """Shard number and first token of each position; int64 [n] in, two int64 [n] out."""
+        if self.weights is None:
+            return self.pools[""].locate(positions)
         source, index = self._mixture.locate(positions)
         shard, first = np.empty_like(positions), np.empty_like(positions)
         for k, pool in enumerate(self.pools.values()):
@@ -65,11 +67,20 @@ class Order:
                 shard[here], first[here] = pool.locate(index[here])
         return shard, first
 
+    def passes(self, position: int) -> dict[str, float]:
+        """How often `position` sequences go through each source; without weights it is one number for all."""
+        return {name: taken / sequences for name, (taken, sequences) in self._progress(position).items()}
+
     def epoch_of(self, position: int) -> dict[str, int]:
         """The epoch that each source is in after `position` sequences; without weights it is one for all."""
+        return {name: taken // sequences for name, (taken, sequences) in self._progress(position).items()}
+
+    def _progress(self, position: int) -> dict[str, tuple[int, int]]:
+        """Sequences taken of each source's pool, and sequences in it."""
         pools, taken = self.pools.values(), self._mixture.taken(position)
-        epochs = [count // pool.sequences for pool, count in zip(pools, taken, strict=True)]
-        return dict(zip(self.sources, epochs if self.weights is not None else epochs * len(self.sources), strict=True))
+        progress = [(count, pool.sequences) for pool, count in zip(pools, taken, strict=True)]
+        alike = progress * len(self.sources) if self.weights is None else progress
+        return dict(zip(self.sources, alike, strict=True))
 
 
 def _members(shard_sources: Sequence[str], weights: Mapping[str, float] | None) -> dict[str, Int64Array]:
@@ -101,10 +112,14 @@ def _check_not_empty(pool: Pool, name: str, tokens: Int64Array, seq_len: int) ->
     )
 
 
-def sequence_hash(shard_indices: Int64Array, first_tokens: Int64Array, keys: UInt64Array) -> str:
-    """16 hex digits that name a step's sequences in their order by content, not by number in a list.
+def sequence_ids(shard_indices: Int64Array, first_tokens: Int64Array, keys: UInt64Array) -> UInt64Array:
+    """What names sequences by content, not by number in a list: uint64 [n, 2].
 
     Args: shard_indices and first_tokens int64 [n] as `Order.locate` gives them; keys uint64 [shards] from content.
     """
-    ids = np.stack([keys[shard_indices], first_tokens.astype(np.uint64)], axis=1)
-    return hashlib.blake2b(ids.astype("<u8").tobytes(), digest_size=8).hexdigest()
+    return np.stack([keys[shard_indices], first_tokens.astype(np.uint64)], axis=1).astype("<u8")
+
+
+def sequence_hash(ids: UInt64Array) -> str:
+    """16 hex digits that name a step's sequences (`sequence_ids`, uint64 [n, 2]) in their order."""
+    return hashlib.blake2b(ids.data, digest_size=8).hexdigest()

@@ -66,7 +66,14 @@ def _feistel(values: UInt64Array, left_size: UInt64Array, right_size: UInt64Arra
     for step in range(_ROUNDS):
         round_key = round_key + np.uint64(_GOLDEN)
         if step % 2 == 0:
-            left = (left + mix64(right ^ round_key) % left_size) % left_size
+            left = _sum_modulo(left, mix64(right ^ round_key) % left_size, left_size)
         else:
-            right = (right + mix64(left ^ round_key) % right_size) % right_size
+            right = _sum_modulo(right, mix64(left ^ round_key) % right_size, right_size)
     return left * right_size + right
+
+
+def _sum_modulo(a: UInt64Array, b: UInt64Array, modulus: UInt64Array) -> UInt64Array:
+    """(a + b) mod modulus for a, b < modulus < 2**63, without a division."""
+    total = a + b
+    reduced: UInt64Array = np.minimum(total, total - modulus)  # below zero it wraps around to a huge number
+    return reduced

@@ -52,11 +52,17 @@ class Pool:
     def locate(self, indices: Int64Array) -> tuple[Int64Array, Int64Array]:
         """Shard and first token of each index; int64 [n] in, two int64 [n] out."""
         epochs, within = np.divmod(indices, self.sequences)
+        if epochs.size and epochs.min() == epochs.max():
+            return self._locate_in_epoch(int(epochs[0]), within)
         shard, first = np.empty_like(indices), np.empty_like(indices)
         for epoch in np.unique(epochs).tolist():
             here = np.flatnonzero(epochs == epoch)
             shard[here], first[here] = self._locate_in_epoch(epoch, within[here])
         return shard, first
+
+    def dealt(self, epoch: int) -> tuple[Int64Array, Int64Array]:
+        """Slot and shard of each segment in an epoch, two int64 [segments]."""
+        return self._slots(epoch)[self.layout.stream], self._shards[self.layout.shard]
 
     def _locate_in_epoch(self, epoch: int, within: Int64Array) -> tuple[Int64Array, Int64Array]:
         table = self._table(epoch)

@@ -1,31 +1,40 @@
 """Corpus to dataset: plan units, run those that are new, commit a manifest. Safe to kill and to run again."""
 
+import json
 import logging
-import re
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Literal
 
-from data_shards.dataset import DATASET_FILE, Dataset, UnitNote, check_format, commit, version_fingerprints
-from data_shards.dataset_tokenizer import committed_tokenizer, first_tokenizer
+from data_shards.dataset import (
+    REJECTS_FILE,
+    TOKENIZER_FILE,
+    Dataset,
+    commit,
+    newest_commit,
+)
+from data_shards.dataset_tokenizer import SETTINGS_FILE, committed_tokenizer, fast_encoder_agrees, first_tokenizer
 from data_shards.errors import DataError
-from data_shards.files import TEMPORARY_PREFIX
+from data_shards.leftovers import clean, leftovers
 from data_shards.lock import locked
 from data_shards.manifest import SPLITS, Shard, dataset_fingerprint, manifest_order
+from data_shards.previous import all_versions, finished_results, newest_version, results_of, usable_results
+from data_shards.rejects import rejects_table
 from data_shards.settings import DataSettings
-from data_shards.source_cache import CACHE_FILE, SourceCache
-from data_shards.tokenizer import TextTokenizer
+from data_shards.shard_numbers import numbered
+from data_shards.source_cache import SourceCache
+from data_shards.storage import Folder, LocalFolder, open_folder
+from data_shards.tokenizer import TextTokenizer, parse_tokenizer
+from data_shards.unit_output import token_dtype
 from data_shards.units import Unit, corpus_fingerprint, plan_units, with_keys
-from data_shards.worker import RECORDS_FOLDER, UnitResult, UnitWorker, read_record, token_dtype
+from data_shards.worker import UnitResult, UnitWorker, record_name
 
 logger = logging.getLogger(__name__)
 
-_SHARD_FILE = re.compile(rf"(?:{'|'.join(SPLITS)})-(\d{{5,}})\.tar")
-
-RunUnits = Callable[[Callable[[Unit], UnitResult], Sequence[Unit]], Iterable[UnitResult]]
+RunUnits = Callable[[UnitWorker, Sequence[Unit]], Iterable[UnitResult]]
 
 
 @dataclass(frozen=True)
@@ -50,7 +59,7 @@ def run_units_serially(work: Callable[[Unit], UnitResult], units: Sequence[Unit]
 def prepare(
     settings: DataSettings,
     *,
-    dir: Path,
+    dir: Path | str,
     min_val_tokens: int,
     run_units: RunUnits = run_units_serially,
     progress: ShowProgress | None = None,
@@ -59,14 +68,17 @@ def prepare(
 
     The paths in `settings` are absolute (`settings.resolve_paths`). `run_units` may run units anywhere that sees `dir`
     and the corpus, in any order. Raises DataError for unusable settings, files or records, for an empty corpus, if no
-    validation shard has `min_val_tokens` tokens, or if another prepare is at work in `dir`.
+    validation shard has `min_val_tokens` tokens, or if another prepare is at work in `dir` (in an object store: was,
+    and was faster).
     """
-    dir = dir.absolute()
-    cache = SourceCache(dir / CACHE_FILE)
+    if isinstance(dir, Path):
+        dir = dir.absolute()
+    folder = open_folder(dir)
+    cache = SourceCache(folder)
     corpus = plan_units(settings, cache.cut)
     dataset = None if cache.changed else _up_to_date(settings, dir, corpus)
     if dataset is None:
-        with locked(dir):
+        with _alone(folder):
             cache.save()
             dataset = _prepare(settings, dir, corpus, cache, min_val_tokens, run_units, progress)
     _check_sizes_of_splits(dataset.shards, min_val_tokens, settings)
@@ -77,20 +89,28 @@ def prepare(
     return dataset
 
 
-def _up_to_date(settings: DataSettings, dir: Path, corpus: Sequence[Unit]) -> Dataset | None:
+def _alone(folder: Folder) -> AbstractContextManager[None]:
+    """The lock of a folder; object stores have none, and need none: see `shard_numbers` and `dataset.commit`."""
+    return locked(folder.path) if isinstance(folder, LocalFolder) else nullcontext()
+
+
+def _up_to_date(settings: DataSettings, dir: Path | str, corpus: Sequence[Unit]) -> Dataset | None:
     """The dataset in `dir` if nothing is to be done; only reads."""
-    committed = _committed(dir)
-    if committed is None or _leftovers(dir):
+    committed = newest_version(dir)
+    if committed is None:
         return None
     tokenizer = committed_tokenizer(settings, committed)
     keys = {unit.key for unit in with_keys(corpus, tokenizer.fingerprint, settings.block_tokens)}
-    results = _results_of(committed)
-    return committed if keys == _usable(results, dir, settings.on_bad_record).keys() == results.keys() else None
+    results = results_of(committed)
+    if keys != results.keys() or leftovers(committed.folder, keys):
+        return None
+    usable = usable_results(results, committed.folder.sizes(), settings.on_bad_record)
+    return committed if keys == usable.keys() else None
 
 
 def _prepare(
     settings: DataSettings,
-    dir: Path,
+    dir: Path | str,
     corpus: Sequence[Unit],
     cache: SourceCache,
     min_val_tokens: int,
@@ -99,19 +119,31 @@ def _prepare(
 ) -> Dataset:
     if progress is not None:
         progress(PrepareProgress("tokenizer", 0, len(corpus), 0, 0))
+    folder = open_folder(dir)
     fingerprint = corpus_fingerprint(corpus)
-    kept = _versions(dir)
-    tokenizer = committed_tokenizer(settings, kept[-1]) if kept else first_tokenizer(settings, dir, corpus, fingerprint)
-    units = _numbered(with_keys(corpus, tokenizer.fingerprint, settings.block_tokens), kept)
-    done = _finished(units, kept, dir, settings.on_bad_record)
-    worker = UnitWorker(str(dir), tokenizer.fingerprint, settings.block_tokens, settings.on_bad_record)
+    after = newest_commit(folder)
+    kept = all_versions(dir)
+    if kept:
+        tokenizer = committed_tokenizer(settings, kept[-1])
+        _bring_back_tokenizer(kept[-1])
+    else:
+        tokenizer = first_tokenizer(settings, folder, corpus, fingerprint)
+    keyed = with_keys(corpus, tokenizer.fingerprint, settings.block_tokens)
+    units = numbered(folder, keyed, [shard for version in kept for shard in version.shards])
+    done = finished_results(units, kept, folder, settings.on_bad_record)
+    pending = [unit for unit in units if unit.key not in done]
+    fast = bool(pending) and fast_encoder_agrees(tokenizer, pending, settings.on_bad_record)
+    worker = UnitWorker(
+        str(dir), tokenizer.fingerprint, settings.block_tokens, settings.on_bad_record, settings.packing, fast
+    )
     results = _run(worker, units, done, run_units, progress)
-    _refuse_changed_files(cache, units, dir)
+    _refuse_changed_files(cache, units, folder)
     dataset = _assemble(dir, tokenizer, fingerprint, [results[unit.key] for unit in units])
     _log_left_out(dataset)
     _check_sizes_of_splits(dataset.shards, min_val_tokens, settings)
-    commit(dataset)
-    _clean(dir, (*kept, dataset))
+    _refuse_lost_shards(dataset)
+    commit(dataset, _rejects_file(units, results) | _tokenizer_files(dataset), after)
+    clean(folder, (*kept, dataset))
     return dataset
 
 
@@ -138,101 +170,60 @@ def _run(
     return results
 
 
-def _committed(dir: Path) -> Dataset | None:
-    """The newest version, or None if there is none or it is damaged; DataError if it has another format."""
-    if not (dir / DATASET_FILE).is_file():
-        return None
-    check_format(dir)
-    try:
-        return Dataset.open(dir)
-    except DataError as error:
-        logger.warning("%s; it is being made anew", error)
-        return None
+def _bring_back_tokenizer(committed: Dataset) -> None:
+    """Workers read the tokenizer of the folder, which a prepare that lost in an object store may have replaced."""
+    folder = committed.folder
+    for name in () if isinstance(folder, LocalFolder) else (TOKENIZER_FILE, SETTINGS_FILE):
+        data = committed.kept(name)
+        if data is not None and folder.read(name) != data:
+            folder.write(name, data)
 
 
-def _versions(dir: Path) -> tuple[Dataset, ...]:
-    """All versions that can be read, the newest last."""
-    committed = _committed(dir)
-    versions = [] if committed is None else [committed]
-    for fingerprint in version_fingerprints(dir):
-        if committed is None or fingerprint != committed.fingerprint:
-            try:
-                versions.insert(0, Dataset.open(dir, fingerprint))
-            except DataError as error:
-                logger.warning("an older version is left out: %s", error)
-    return tuple(versions)
+def _tokenizer_files(dataset: Dataset) -> dict[str, bytes]:
+    """What a version in an object store keeps for itself. Raises DataError where it was replaced meanwhile."""
+    folder = dataset.folder
+    if isinstance(folder, LocalFolder):
+        return {}
+    data, note = folder.read(TOKENIZER_FILE), folder.read(SETTINGS_FILE)
+    where = f"{folder.address}/{TOKENIZER_FILE}"
+    if data is not None and note is not None:
+        found = parse_tokenizer(data, Path(where)).fingerprint, json.loads(note)["fingerprint"]
+        if found == (dataset.tokenizer_fingerprint, dataset.tokenizer_fingerprint):
+            return {TOKENIZER_FILE: data, SETTINGS_FILE: note}
+    raise DataError(
+        f"{where}: was replaced by another prepare, which is at work there at the same time: run prepare again, one "
+        "at a time"
+    )
 
 
-def _results_of(dataset: Dataset) -> dict[str, UnitResult]:
-    """What the units of a version gave, by key."""
-    shards: dict[str, list[Shard]] = {key: [] for key in dataset.unit_notes}
-    for shard in dataset.shards:
-        shards.setdefault(shard.unit, []).append(shard)
-    notes = dataset.unit_notes
-    return {key: UnitResult(key, tuple(own), notes.get(key, UnitNote())) for key, own in shards.items()}
+def _rejects_file(units: Sequence[Unit], results: Mapping[str, UnitResult]) -> dict[str, bytes]:
+    placed = [(unit.key, unit.source, results[unit.key].note.places) for unit in units]
+    return {REJECTS_FILE: rejects_table(placed)} if any(places for _, _, places in placed) else {}
 
 
-def _usable(results: Mapping[str, UnitResult], dir: Path, on_bad_record: str) -> dict[str, UnitResult]:
-    """Results whose shards are there in the size they should have, and whose bad records are still allowed."""
-
-    def usable(result: UnitResult) -> bool:
-        if result.note.skipped and on_bad_record == "fail":
-            return False
-        return all(_size(dir / shard.path) == shard.bytes for shard in result.shards)
-
-    return {key: result for key, result in results.items() if usable(result)}
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.is_file() else -1
-
-
-def _numbered(units: Sequence[Unit], versions: Sequence[Dataset]) -> tuple[Unit, ...]:
-    """Units with shard numbers: the one a unit has in any version, or the next that no version uses."""
-    taken = {shard.unit: _number(shard.path) for version in versions for shard in version.shards}
-    free = max(taken.values(), default=-1) + 1
-    numbered = []
-    for unit in units:
-        number = taken.get(unit.key, free)
-        free += number == free
-        numbered.append(replace(unit, shard=number))
-    return tuple(numbered)
-
-
-def _number(path: str) -> int:
-    match = _SHARD_FILE.fullmatch(path)
-    if match is None:
+def _refuse_lost_shards(dataset: Dataset) -> None:
+    """A manifest names whole shards only."""
+    sizes = dataset.folder.sizes()
+    lost = [shard for shard in dataset.shards if sizes.get(shard.path) != shard.bytes]
+    if lost:
+        dataset.folder.remove(*(record_name(shard.unit) for shard in lost))
         raise DataError(
-            f"{path}: not a shard's name: the manifest was not made by Headrace; prepare into another folder"
+            f"{dataset.folder.address}/{lost[0].path}: {sizes.get(lost[0].path, 'no')} bytes are there where "
+            f"{lost[0].bytes} were written ({len(lost)} shards in all): something removes or changes files there; "
+            "see to that and run prepare again"
         )
-    return int(match[1])
 
 
-def _finished(
-    units: Sequence[Unit], versions: Sequence[Dataset], dir: Path, on_bad_record: str
-) -> dict[str, UnitResult]:
-    """Results that need not be made again: from committed versions, and from the records of a killed prepare."""
-    old = {key: result for version in versions for key, result in _results_of(version).items()}
-    results = {}
-    for unit in units:
-        result = old.get(unit.key) or read_record(dir, unit.key)
-        # A record of a killed prepare of another corpus may have given the unit another number.
-        if result is not None and all(_number(shard.path) == unit.shard for shard in result.shards):
-            results[unit.key] = result
-    return _usable(results, dir, on_bad_record)
-
-
-def _refuse_changed_files(cache: SourceCache, units: Sequence[Unit], dir: Path) -> None:
+def _refuse_changed_files(cache: SourceCache, units: Sequence[Unit], folder: Folder) -> None:
     changed = cache.changed_files()
     if not changed:
         return
-    for unit in units:
-        if any(piece.file.path in changed for piece in unit.pieces):
-            (dir / RECORDS_FOLDER / f"{unit.key}.json").unlink(missing_ok=True)
+    spoilt = [unit for unit in units if any(piece.file.path in changed for piece in unit.pieces)]
+    folder.remove(*(record_name(unit.key) for unit in spoilt))
     raise DataError(f"{min(changed)}: changed while prepare was reading it: run prepare again when it is complete")
 
 
-def _assemble(dir: Path, tokenizer: TextTokenizer, corpus: str, results: Sequence[UnitResult]) -> Dataset:
+def _assemble(dir: Path | str, tokenizer: TextTokenizer, corpus: str, results: Sequence[UnitResult]) -> Dataset:
     shards = manifest_order(shard for result in results for shard in result.shards)
     notes = {r.key: r.note for r in results if not r.shards or r.note.empty or r.note.skipped}
     return Dataset(
@@ -276,21 +267,3 @@ def _check_sizes_of_splits(shards: Sequence[Shard], min_val_tokens: int, setting
         f"data: the validation set has {sum(sizes)} tokens in {len(sizes)} shards, at most {max(sizes, default=0)} in "
         f"one, but one sequence needs {min_val_tokens} in one: {advice}"
     )
-
-
-def _leftovers(dir: Path) -> list[Path]:
-    """What a killed prepare left behind."""
-    return [path for path in dir.glob(".*") if path.name == RECORDS_FOLDER or path.name.startswith(TEMPORARY_PREFIX)]
-
-
-def _clean(dir: Path, versions: Sequence[Dataset]) -> None:
-    """Remove what no version needs: records, temporary files, shards of a prepare that did not come to its end."""
-    needed = {shard.path for version in versions for shard in version.shards}
-    shards = [path for path in dir.glob("*.tar") if _SHARD_FILE.fullmatch(path.name) and path.name not in needed]
-    if {version.fingerprint for version in versions} != set(version_fingerprints(dir)):
-        shards = []  # a version that cannot be read may need them
-    for path in (*_leftovers(dir), *shards):
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()

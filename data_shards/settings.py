@@ -5,11 +5,12 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from data_shards.errors import DataError
-
 _WILDCARDS = frozenset("*?[")
 # Every byte needs a token of its own, and <|endoftext|> is one more.
 SMALLEST_VOCABULARY = 257
+# What holds ids instead of text, and so cannot be tokenised, trained on by a tokenizer, or cut into sentences.
+TOKEN_FORMATS = ("tokens", "megatron")
+_FORMATS_WITH_FIELD = ("jsonl", "parquet", "arrow", "webdataset", "tokens")
 
 
 class SourceSettings(BaseModel):
@@ -17,16 +18,28 @@ class SourceSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    path: str = Field(min_length=1, description="a file, or a pattern such as corpus/**/*.txt")
-    format: Literal["auto", "text", "jsonl", "parquet"] = Field("auto", description="auto goes by the file's suffix")
-    field: str = Field(
-        "text", min_length=1, description="where a JSONL or Parquet record keeps its text; a.b is nested"
+    path: str = Field(
+        min_length=1,
+        description="a file, a pattern such as corpus/**/*.txt, or the folder of a Hugging Face dataset; "
+        "s3://..., gs://... and what else fsspec knows",
+    )
+    format: Literal["auto", "text", "jsonl", "parquet", "arrow", "webdataset", "tokens", "megatron"] = Field(
+        "auto", description="auto goes by the file's suffix; tokens are lists of ids in Parquet, Arrow or JSONL files"
+    )
+    field: str | None = Field(
+        None,
+        min_length=1,
+        description="where a record keeps its text (default: text) or its ids (default: input_ids); a.b is nested; "
+        "given for webdataset, a sample's .json goes before its .txt",
     )
     document: Literal["file", "line", "blank_line"] = Field(
         "file", description="what is one document of a text file: the file, a line, or what stands between blank lines"
     )
     weight: float | None = Field(
         None, gt=0, allow_inf_nan=False, description="share of training tokens; all sources have one or none"
+    )
+    max_passes: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="how often the source may be gone through in a run, at most"
     )
     name: str | None = Field(None, min_length=1, description="default: the path from its last plain folder on")
 
@@ -37,12 +50,15 @@ class SourceSettings(BaseModel):
 
     @model_validator(mode="after")
     def _refuse_what_would_not_be_used(self) -> Self:
-        if self.format in ("jsonl", "parquet") and self.document != "file":
+        if self.format not in ("auto", "text") and self.document != "file":
             raise ValueError(
                 f"document: {self.document} is for text files, but format is {self.format}: leave document out"
             )
-        if self.format == "text" and self.field != "text":
-            raise ValueError(f"field: {self.field} is for jsonl and parquet, but format is text: leave field out")
+        if self.format in ("text", "megatron") and self.field is not None:
+            raise ValueError(
+                f"field: {self.field} is for {', '.join(_FORMATS_WITH_FIELD)}, but format is {self.format}: "
+                "leave field out"
+            )
         return self
 
     @property
@@ -76,10 +92,22 @@ class DataSettings(BaseModel):
         None, min_length=1, description="held-out files; val_fraction is then not used"
     )
     on_bad_record: Literal["fail", "skip"] = Field("fail", description="skip drops bad records, counts and logs them")
+    on_bad_shard: Literal["fail", "skip"] = Field(
+        "fail", description="skip leaves a missing or corrupt shard out of training, and records that"
+    )
+    packing: Literal["stream", "documents", "sentence_pairs"] = Field(
+        "stream",
+        description="stream: sequences run over documents' borders (GPT-2); documents: attention and positions restart "
+        "at each document; sentence_pairs: two neighbouring sentences are a document (GPT-1)",
+    )
     unit_bytes: int = Field(64 << 20, ge=1, description="text of one unit of work and so of one shard, at most")
     block_tokens: int = Field(65_536, ge=1, le=1 << 30, description="tokens in one member of a shard")
     streams: int = Field(192, ge=1, description="read at once; world sizes that divide it read fewest shards each")
     shuffle_window: int = Field(8, ge=1, description="shards among which a stream's sequences are shuffled")
+    cache_dir: str | None = Field(
+        None, description="where a node keeps the shards of a remote dataset; default: a folder in its temporary one"
+    )
+    cache_bytes: int = Field(50 << 30, ge=1 << 20, description="what cache_dir holds, at most")
 
     @field_validator("val_sources")
     @classmethod
@@ -88,6 +116,11 @@ class DataSettings(BaseModel):
             if source.weight is not None:
                 raise ValueError(
                     f"{source.path}: validation sources have no weight, found {source.weight}: leave it out"
+                )
+            if source.max_passes is not None:
+                raise ValueError(
+                    f"{source.path}: validation sources are gone through once for each evaluation, max_passes "
+                    f"{source.max_passes} would do nothing: leave it out"
                 )
         return value
 
@@ -100,6 +133,13 @@ class DataSettings(BaseModel):
         doubles = sorted({label for label in labels if labels.count(label) > 1})
         if doubles:
             raise ValueError(f"sources: two are called {doubles[0]}: give each a name of its own (name: ...)")
+        return self
+
+    @model_validator(mode="after")
+    def _refuse_what_ids_cannot_do(self) -> Self:
+        for source in (*self.sources, *(self.val_sources or ())):
+            if source.format in TOKEN_FORMATS:
+                refuse_for_tokens(self, source, "sources" if source in self.sources else "val_sources")
         return self
 
     @property
@@ -117,31 +157,45 @@ def default_name(path: str) -> str:
     return "/".join(part for part in kept if part != "/") or path
 
 
+def refuse_for_tokens(settings: DataSettings, source: SourceSettings, field: str) -> None:
+    """Raise ValueError where `settings` ask of a source of ids what only text can give."""
+    if isinstance(settings.tokenizer, TrainTokenizer):
+        raise ValueError(
+            f"{field}: {source.path} holds ids, whose tokenizer must be known, but tokenizer is to be trained: "
+            "give the tokenizer.json that the ids were made with"
+        )
+    if settings.packing == "sentence_pairs":
+        raise ValueError(
+            f"packing: sentence_pairs needs text, but {field} has {source.path}, which holds ids: "
+            "take stream or documents, or leave the source out"
+        )
+
+
+def is_remote(path: str) -> bool:
+    """Whether a path is an address such as s3://bucket/key, and not of the local file system."""
+    return "://" in path
+
+
 def resolve_paths(settings: DataSettings, base: Path) -> DataSettings:
     """The same settings with absolute paths: relative ones lie under `base`, the run file's folder.
 
-    Raises DataError for an address with a scheme (s3://...): this version reads local files only.
+    Addresses (s3://...) stay as they are.
     """
 
-    def sources(given: tuple[SourceSettings, ...], field: str) -> tuple[SourceSettings, ...]:
+    def sources(given: tuple[SourceSettings, ...]) -> tuple[SourceSettings, ...]:
         return tuple(
-            source.model_copy(update={"path": _absolute(source.path, base, field), "name": source.label})
-            for source in given
+            source.model_copy(update={"path": _absolute(source.path, base), "name": source.label}) for source in given
         )
 
-    changes: dict[str, Any] = {"sources": sources(settings.sources, "data.sources")}
+    changes: dict[str, Any] = {"sources": sources(settings.sources)}
     if settings.val_sources is not None:
-        changes["val_sources"] = sources(settings.val_sources, "data.val_sources")
-    if isinstance(settings.tokenizer, str):
-        changes["tokenizer"] = _absolute(settings.tokenizer, base, "data.tokenizer")
-    if settings.dir is not None:
-        changes["dir"] = _absolute(settings.dir, base, "data.dir")
+        changes["val_sources"] = sources(settings.val_sources)
+    for field in ("tokenizer", "dir", "cache_dir"):
+        value = getattr(settings, field)
+        if isinstance(value, str):
+            changes[field] = _absolute(value, base)
     return settings.model_copy(update=changes)
 
 
-def _absolute(path: str, base: Path, field: str) -> str:
-    if "://" in path:
-        raise DataError(
-            f"{field}: {path} is not a local path: this version reads and writes local files; copy it there"
-        )
-    return str(base.absolute() / Path(path).expanduser())
+def _absolute(path: str, base: Path) -> str:
+    return path if is_remote(path) else str(base.absolute() / Path(path).expanduser())

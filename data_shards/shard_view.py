@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
+from data_shards.blocks import Block
 from data_shards.dataset import Dataset
 from data_shards.errors import DataError
-from data_shards.manifest import Block, Shard
+from data_shards.manifest import Shard
 
 
 class ShardView:
@@ -15,7 +16,7 @@ class ShardView:
 
     def __init__(self, dataset: Dataset, shard: Shard) -> None:
         self.shard = shard
-        self.path = dataset.dir / shard.path
+        self.path = dataset.shard_path(shard)
         self._dtype = np.dtype(dataset.dtype).newbyteorder("<")
         size = file_size(self.path)
         if size != shard.bytes:

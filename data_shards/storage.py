@@ -1,4 +1,4 @@
-"""Folders of files that appear whole or not at all, on a file system."""
+"""Folders of files that appear whole or not at all: on a file system, or in an object store."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from data_shards.files import create_atomically, sync_folder, temporary_path, write_atomically
+from data_shards.settings import is_remote
 
 
 class Folder(Protocol):
@@ -13,7 +14,7 @@ class Folder(Protocol):
 
     @property
     def address(self) -> str:
-        """An absolute path or an address with a scheme."""
+        """An absolute path or an address with a scheme, without a slash at its end."""
 
     def read(self, name: str) -> bytes | None:
         """The file, or None if there is none."""
@@ -22,16 +23,26 @@ class Folder(Protocol):
         """Make or replace the file."""
 
     def create(self, name: str, data: bytes) -> bool:
-        """Make the file unless it is there; False, and nothing done, if it is."""
+        """Make the file unless it is there; False, and nothing done, if it is.
+
+        Of several writers that try at once one succeeds. In an object store a writer whose bytes are there already is
+        told True, since it may have put them there itself: data that must have one author names it.
+        """
 
     def size(self, name: str) -> int | None:
         """Bytes of the file, or None if there is none."""
 
-    def names(self, prefix: str = "") -> list[str]:
-        """All names that start with `prefix`, sorted, but for those with a part that starts with a dot."""
+    def sizes(self, prefix: str = "") -> dict[str, int]:
+        """Bytes of all files whose names start with `prefix`, by name, sorted.
 
-    def remove(self, name: str) -> None:
-        """Remove the file if it is there."""
+        Names with a part that starts with a dot are left out, unless `prefix` holds that part with its slash.
+        """
+
+    def names(self, prefix: str = "") -> list[str]:
+        """The names that `sizes` gives."""
+
+    def remove(self, *names: str) -> None:
+        """Remove those of the files that are there."""
 
     def staging(self, name: str) -> Path:
         """A local path to write a large file to, which `publish` then makes `name`."""
@@ -56,30 +67,39 @@ class LocalFolder:
 
     def write(self, name: str, data: bytes) -> None:
         path = self.path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(path.parent)
         write_atomically(path, data)
 
     def create(self, name: str, data: bytes) -> bool:
         path = self.path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(path.parent)
         return create_atomically(path, data)
 
     def size(self, name: str) -> int | None:
         path = self.path / name
         return path.stat().st_size if path.is_file() else None
 
-    def names(self, prefix: str = "") -> list[str]:
-        start = self.path / prefix.rpartition("/")[0]
-        found = (path.relative_to(self.path) for path in start.rglob("*") if path.is_file())
-        visible = (path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts))
-        return sorted(name for name in visible if name.startswith(prefix))
+    def sizes(self, prefix: str = "") -> dict[str, int]:
+        inside, _, _ = prefix.rpartition("/")
+        start = self.path / inside
+        found = {}
+        for path in start.rglob("*"):
+            hidden = any(part.startswith(".") for part in path.relative_to(start).parts)
+            name = path.relative_to(self.path).as_posix()
+            if not hidden and name.startswith(prefix) and path.is_file():
+                found[name] = path.stat().st_size
+        return dict(sorted(found.items()))
 
-    def remove(self, name: str) -> None:
-        (self.path / name).unlink(missing_ok=True)
+    def names(self, prefix: str = "") -> list[str]:
+        return list(self.sizes(prefix))
+
+    def remove(self, *names: str) -> None:
+        for name in names:
+            (self.path / name).unlink(missing_ok=True)
 
     def staging(self, name: str) -> Path:
         path = temporary_path(self.path / name)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(path.parent)
         return path
 
     def publish(self, staged: Path, name: str) -> None:
@@ -89,5 +109,21 @@ class LocalFolder:
 
 
 def open_folder(address: str | Path) -> Folder:
-    """The folder at an address. It need not be there yet."""
+    """The folder at an address. It need not be there yet.
+
+    Raises DataError for a scheme that is unknown or whose library is not installed.
+    """
+    if isinstance(address, str) and is_remote(address):
+        # It imports an object store's client, which takes its time.
+        from data_shards.object_folder import ObjectFolder
+
+        return ObjectFolder(address)
     return LocalFolder(Path(address))
+
+
+def _make_folder(path: Path) -> None:
+    """Make a folder that survives a power cut."""
+    if not path.is_dir():
+        _make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        sync_folder(path.parent)

@@ -4,19 +4,25 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from data_shards.borders import borders_hold
+from data_shards.encoder import Encoder, Flat, exact_flat
 from data_shards.errors import DataError
 from data_shards.files import write_atomically
+from data_shards.settings import is_remote
+from data_shards.source_files import find, read_bytes
 
 END_OF_TEXT = "<|endoftext|>"
 _VOCABULARY_FILES = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
 # Upper and lower case, accents in both normal forms, spaces, line ends, Chinese, an emoji and the end mark as text.
-_PROBE = f"  Text, naïve nai\u0308ve\t\r\n\n 三国演义 \U0001f600 {END_OF_TEXT} \x00\u2028end "
+_PROBES = (f"  Text, naïve nai\u0308ve\t\r\n\n 三国演义 \U0001f600 {END_OF_TEXT} \x00\u2028end ", "x")
 
 
 @dataclass(frozen=True)
@@ -30,15 +36,40 @@ class TextTokenizer:
 
     def encode(self, texts: list[str]) -> list[np.ndarray]:
         """Tokens of each text, as one-dimensional uint32 arrays, without end marks."""
-        encodings = self.backend.encode_batch_fast(texts, add_special_tokens=False)
-        return [np.array(encoding.ids, dtype=np.uint32) for encoding in encodings]
+        ids, offsets = exact_flat(self.backend, texts)
+        return np.split(ids, offsets[1:-1]) if texts else []
+
+    def encode_flat(self, texts: Sequence[str]) -> Flat:
+        """The same tokens in one array, [tokens], and the places where texts begin in it, [texts + 1]: much faster."""
+        return self.encoder.encode_flat(texts)
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """The fast encoder, or, with a warning, the slow one where they differ. Made when it is first asked for."""
+        return Encoder(self.backend)
+
+    @cached_property
+    def borders_hold(self) -> bool:
+        """Whether the tokens of a long document are those of its parts (`long_text`)."""
+        return borders_hold(self.backend)
+
+    @cached_property
+    def token_bytes(self) -> NDArray[np.int64]:
+        """UTF-8 bytes that each id stands for, [vocab_size]; the end mark and ids without a token stand for none."""
+        sizes = np.zeros(self.vocab_size, dtype=np.int64)
+        added = self.backend.get_added_tokens_decoder()
+        for token, id in self.backend.get_vocab(with_added_tokens=True).items():
+            # The byte-level alphabet has a character for each byte.
+            sizes[id] = len(token.encode()) if id in added else len(token)
+        sizes[self.eot_id] = 0
+        return sizes
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text of tokens; an end mark shows as `<|endoftext|>`."""
         return str(self.backend.decode(np.asarray(ids).tolist(), skip_special_tokens=False))
 
 
-def load_tokenizer(path: Path) -> TextTokenizer:
+def load_tokenizer(path: Path | str) -> TextTokenizer:
     """Load a tokenizer.json, a folder that holds one, or a folder with GPT-2's pair of vocabulary files.
 
     Raises DataError where it is none, has no <|endoftext|>, or does not give a text back as it was.
@@ -46,21 +77,23 @@ def load_tokenizer(path: Path) -> TextTokenizer:
     return parse_tokenizer(read_tokenizer(path), path)
 
 
-def read_tokenizer(path: Path) -> bytes:
-    """The tokenizer at `path` (see `load_tokenizer`) as the bytes of a tokenizer.json."""
-    file = path / "tokenizer.json" if path.is_dir() else path
-    if file.is_file():
-        return file.read_bytes()
-    for vocabulary, merges in _VOCABULARY_FILES:
-        if (path / vocabulary).is_file() and (path / merges).is_file():
-            return _from_vocabulary(path / vocabulary, path / merges)
+def read_tokenizer(path: Path | str) -> bytes:
+    """The tokenizer at `path` (see `load_tokenizer`), which may be an address, as the bytes of a tokenizer.json."""
+    address = str(path).rstrip("/")
+    for file in (address, f"{address}/tokenizer.json"):
+        if _is_file(file):
+            return read_bytes(file)
+    for names in _VOCABULARY_FILES:
+        vocabulary, merges = (f"{address}/{name}" for name in names)
+        if _is_file(vocabulary) and _is_file(merges):
+            return _from_vocabulary(vocabulary, merges)
     raise DataError(
         f"data.tokenizer: {path} is no tokenizer.json and no folder with one, or with vocab.json and merges.txt, or "
         "with encoder.json and vocab.bpe: correct the path, or train one with {train: bpe, vocab_size: N}"
     )
 
 
-def parse_tokenizer(data: bytes, path: Path) -> TextTokenizer:
+def parse_tokenizer(data: bytes, path: Path | str) -> TextTokenizer:
     """A tokenizer from the bytes of a tokenizer.json; `path` is for the DataError."""
     try:
         description = json.loads(data)
@@ -115,9 +148,18 @@ def _byte_level(model: models.BPE) -> Tokenizer:
     return tokenizer
 
 
-def _from_vocabulary(vocabulary: Path, merges: Path) -> bytes:
+def _is_file(address: str) -> bool:
+    return bool(find(address)) if is_remote(address) else Path(address).is_file()
+
+
+def _from_vocabulary(vocabulary: str, merges: str) -> bytes:
     try:
-        model = models.BPE.from_file(str(vocabulary), str(merges))
+        lines = [line.rstrip("\r") for line in read_bytes(merges).decode().split("\n")]
+        merged = (line.split(" ") for line in lines if line and not line.startswith("#version"))
+        pairs = [(left, right) for left, right in merged]
+        model = models.BPE(json.loads(read_bytes(vocabulary)), pairs)
+    except DataError:
+        raise
     except Exception as error:  # the library raises bare Exception for what it cannot read
         raise DataError(f"data.tokenizer: {vocabulary} and {merges} are no BPE vocabulary ({error})") from error
     tokenizer = _byte_level(model)
@@ -140,11 +182,11 @@ def _for_encoding(description: Any) -> Any:
     return {**description, "added_tokens": tokens, "model": {**description["model"], "dropout": None}}
 
 
-def _check_lossless(tokenizer: TextTokenizer, path: Path) -> None:
-    (ids,) = tokenizer.encode([_PROBE])
-    decoded = tokenizer.decode(ids)
-    if decoded != _PROBE or tokenizer.eot_id in ids:
-        raise DataError(
-            f"data.tokenizer: {path} changes text: {_PROBE!r} comes back as {decoded!r}: take a byte-level tokenizer "
-            "without a normaliser"
-        )
+def _check_lossless(tokenizer: TextTokenizer, path: Path | str) -> None:
+    for probe, ids in zip(_PROBES, tokenizer.encode(list(_PROBES)), strict=True):
+        decoded = tokenizer.decode(ids)
+        if decoded != probe or tokenizer.eot_id in ids:
+            raise DataError(
+                f"data.tokenizer: {path} changes text: {probe!r} comes back as {decoded!r}: take a byte-level "
+                "tokenizer without a normaliser and without a space before the text"
+            )

@@ -2,28 +2,44 @@
 
 Whole small files of a source are grouped up to `unit_bytes`; a big plain file is cut on borders of documents, a Parquet
 file between row groups; a compressed file, or one that is a single document, is never cut. A piece holds whole
-documents, so its own bytes are all that its tokens depend on, and text added at a file's end leaves the units before as
-they are.
+documents, so its own bytes are all that its tokens depend on, and text added at the end of a text or JSONL file leaves
+the units before as they are.
 """
 
 import hashlib
 import json
+import math
+import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, Self
+from typing import Any, Literal, Self
 
-from data_shards.documents import open_parquet, read_documents
+import numpy as np
+from numpy.typing import NDArray
+
+from data_shards.batches import PART_BYTES, Batch
+from data_shards.documents import read_documents
 from data_shards.errors import DataError
 from data_shards.manifest import FORMAT_VERSION
+from data_shards.permutation import mix64
+from data_shards.pieces import Piece, PieceCutter
 from data_shards.rejects import Rejects
-from data_shards.settings import DataSettings, SourceSettings
-from data_shards.sources import CHUNK_BYTES, SourceFile, expand
+from data_shards.settings import TOKEN_FORMATS, DataSettings, SourceSettings, is_remote, refuse_for_tokens
+from data_shards.sources import FoundFile, SourceFile, find_files
 
-# The text in a compressed file is taken to be this many times its size, for grouping alone.
-_EXPANSION = 4
-_SALT = b"headrace validation split 1\n"
+# Keeps the split apart from other uses of the checksum.
+_SALT = 0x68656164_72616365
+_MASK = (1 << 64) - 1
+# Files are looked at by this many threads, of which most wait for a disk or a store.
+_THREADS = 8
+_FILES_AT_ONCE = 256
+# To open a file costs as much as some text, and a unit is to be a short message.
+_MOST_FILES = 8192
+_BYTES_AT_ONCE = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -33,28 +49,26 @@ class SplitRule:
     kind: Literal["train", "val", "hash"]
     val_fraction: float = 0.0
 
-    def split_of(self, text: str) -> str:
-        """ "train" or "val"; by hash, the same text falls on the same side in whatever file it is."""
+    def split_of(self, data: bytes) -> str:
+        """ "train" or "val" of a document's UTF-8, or of its ids as little-endian uint32.
+
+        By hash, the same document falls on the same side in whatever file it is. Of a long one the first PART_BYTES
+        count. The hash is the CRC-32, mixed by the output function of SplitMix64 (Steele, Lea, Flood 2014).
+        """
         if self.kind != "hash":
             return self.kind
-        digest = hashlib.sha256(_SALT + text.encode()).digest()
-        return "val" if int.from_bytes(digest[:8]) < self.val_fraction * 2.0**64 else "train"
+        mixed = zlib.crc32(data if len(data) <= PART_BYTES else data[:PART_BYTES]) ^ _SALT
+        mixed = (mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9 & _MASK
+        mixed = (mixed ^ (mixed >> 27)) * 0x94D049BB133111EB & _MASK
+        return "val" if mixed ^ (mixed >> 31) < self._limit else "train"
 
+    def held_out(self, checksums: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        """Whether `split_of` by hash is "val", for many documents at once, by the CRC-32 of each."""
+        return mix64(checksums ^ np.uint64(_SALT)) < np.uint64(math.ceil(self._limit))
 
-@dataclass(frozen=True)
-class Piece:
-    """Bytes [start, end) of a file, or its row groups [start, end) if it is Parquet."""
-
-    file: SourceFile
-    start: int
-    end: int
-    sha256: str  # of those bytes; of the whole file if it is Parquet
-    text_bytes: int  # about as many
-
-    def identity(self) -> list[Any]:
-        """What the piece's documents depend on, without path and place."""
-        groups = [self.start, self.end] if self.file.format == "parquet" else []
-        return [self.file.format, self.file.compression, self.file.field, self.file.document, self.sha256, groups]
+    @cached_property
+    def _limit(self) -> float:
+        return self.val_fraction * 2.0**64
 
 
 @dataclass(frozen=True)
@@ -71,28 +85,38 @@ class Unit:
     def text_bytes(self) -> int:
         return sum(piece.text_bytes for piece in self.pieces)
 
-    def documents(self, rejects: Rejects) -> Iterator[str]:
+    def documents(self, rejects: Rejects) -> Iterator[Batch]:
         """The unit's documents, in order."""
         for piece in self.pieces:
             yield from read_documents(piece.file, piece.start, piece.end, rejects)
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """Plain values; short, for a unit may have thousands of files, which mostly are read alike."""
+        manners = list(dict.fromkeys(_manner(piece.file) for piece in self.pieces))
+        numbers = {manner: number for number, manner in enumerate(manners)}  # mostly one
+        return {
+            "key": self.key,
+            "source": self.source,
+            "rule": asdict(self.rule),
+            "shard": self.shard,
+            "manners": [list(manner) for manner in manners],
+            "pieces": [
+                [piece.file.path, numbers[_manner(piece.file)], piece.start, piece.end, piece.digest, piece.text_bytes]
+                for piece in self.pieces
+            ],
+        }
 
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> Self:
-        pieces = tuple(Piece(**{**piece, "file": SourceFile(**piece["file"])}) for piece in row["pieces"])
-        return cls(**{**row, "rule": SplitRule(**row["rule"]), "pieces": pieces})
-
-
-PieceCutter = Callable[[SourceFile, int], tuple[Piece, ...]]
+        pieces = tuple(Piece(SourceFile(path, *row["manners"][manner]), *rest) for path, manner, *rest in row["pieces"])
+        return cls(row["key"], row["source"], SplitRule(**row["rule"]), pieces, row["shard"])
 
 
 def plan_units(settings: DataSettings, cut: PieceCutter) -> tuple[Unit, ...]:
     """All units of the corpus, in order; keys name their text alone until `with_keys`.
 
-    `cut(file, unit_bytes)` is `cut_file` or one that remembers what it read. Raises DataError for files that are
-    missing, unreadable, or on both sides of the split.
+    `cut(found, unit_bytes)` is `pieces.cut_file` or one that remembers what it read; threads call it. Raises DataError
+    for files that are missing, unreadable, on both sides of the split, or of ids where `settings` ask for text.
     """
     held_out = settings.val_sources or ()
     rule = SplitRule("train") if held_out else SplitRule("hash", settings.val_fraction)
@@ -100,11 +124,13 @@ def plan_units(settings: DataSettings, cut: PieceCutter) -> tuple[Unit, ...]:
     units: list[Unit] = []
     owners: dict[str, SourceSettings] = {}
     for source, side in sides:
-        files = expand(source, "data.val_sources" if side.kind == "val" else "data.sources")
+        setting = "data.val_sources" if side.kind == "val" else "data.sources"
+        files = find_files(source, setting)
+        _refuse_ids(files, source, settings, setting)
         if held_out:
             _refuse_overlap(files, source, owners, held_out)
-        groups = _group((cut(file, settings.unit_bytes) for file in files), settings.unit_bytes)
-        units += [Unit(_text_key(group), source.label, side, group) for group in groups]
+        groups = _group(_cut_all(files, settings.unit_bytes, cut), settings.unit_bytes)
+        units += [Unit(_text_key(group, settings), source.label, side, group) for group in groups]
     return tuple(units)
 
 
@@ -128,103 +154,41 @@ def corpus_fingerprint(units: Iterable[Unit]) -> str:
     return _sha256(json.dumps([[unit.source, asdict(unit.rule), unit.key] for unit in units]))
 
 
-def cut_file(file: SourceFile, unit_bytes: int) -> tuple[Piece, ...]:
-    """Cut a file into pieces of whole documents of at most `unit_bytes` each, where documents are no longer than that.
+def _manner(file: SourceFile) -> tuple[str, ...]:
+    """How a file is read: all of it but the path."""
+    return file.format, file.compression, file.field, file.document, file.container
 
-    Reads the whole file for its hashes. Raises DataError where it cannot be read.
-    """
-    if file.format == "parquet":
-        return _cut_parquet(file, unit_bytes)
+
+def _cut_all(files: Sequence[FoundFile], unit_bytes: int, cut: PieceCutter) -> Iterator[tuple[Piece, ...]]:
+    """The pieces of each file, in order, made by several threads: reading and hashing leave the interpreter free."""
+    pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="headrace-plan")
     try:
-        size = Path(file.path).stat().st_size
-        with Path(file.path).open("rb") as stream:
-            ranges = list(_ranges(stream, size, _separators(file), unit_bytes))
-            hashes = [_hash_range(stream, start, end) for start, end in ranges]
-    except OSError as error:
-        raise DataError(f"{file.path}: cannot be read ({error.strerror}): correct or leave out the file") from error
-    factor = _EXPANSION if file.compression else 1
-    return tuple(
-        Piece(file, start, end, digest, (end - start) * factor)
-        for (start, end), digest in zip(ranges, hashes, strict=True)
-    )
+        for pieces in pool.map(lambda some: [cut(found, unit_bytes) for found in some], _handfuls(files)):
+            yield from pieces
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-def _separators(file: SourceFile) -> tuple[bytes, ...]:
-    """What ends a document wherever it stands; nothing, if the file may not be cut."""
-    if file.compression or file.document == "file":
-        return ()
-    return (b"\n\n", b"\n\r\n") if file.document == "blank_line" else (b"\n",)
+def _handfuls(files: Sequence[FoundFile]) -> Iterator[list[FoundFile]]:
+    """Many small files or one large one."""
+    held: list[FoundFile] = []
+    size = 0
+    for found in files:
+        held.append(found)
+        size += found.state.size
+        if len(held) == _FILES_AT_ONCE or size >= _BYTES_AT_ONCE:
+            yield held
+            held, size = [], 0
+    if held:
+        yield held
 
 
-def _ranges(stream: BinaryIO, size: int, separators: tuple[bytes, ...], unit_bytes: int) -> Iterator[tuple[int, int]]:
-    start = 0
-    while separators and size - start > unit_bytes:
-        end = _last_border(stream, start, start + unit_bytes, separators)
-        end = end or _next_border(stream, start, start + unit_bytes, separators) or size
-        yield start, end
-        start = end
-    if start < size or size == 0:
-        yield start, size
-
-
-def _last_border(stream: BinaryIO, start: int, limit: int, separators: tuple[bytes, ...]) -> int | None:
-    """The last place in (start, limit] right after a separator that lies wholly within [start, limit)."""
-    high = limit
-    overlap = max(map(len, separators)) - 1
-    while high > start:
-        low = max(start, high - CHUNK_BYTES)
-        stream.seek(low)
-        block = stream.read(min(high + overlap, limit) - low)
-        found = [block.rfind(separator) + len(separator) for separator in separators if separator in block]
-        if found:
-            return low + max(found)
-        high = low
-    return None
-
-
-def _next_border(stream: BinaryIO, start: int, limit: int, separators: tuple[bytes, ...]) -> int | None:
-    """The first place after `limit` right after a separator that starts at or after `start`."""
-    overlap = max(map(len, separators)) - 1
-    low = max(start, limit - overlap)
-    while True:
-        stream.seek(low)
-        block = stream.read(CHUNK_BYTES + overlap)
-        found = [block.find(separator) + len(separator) for separator in separators if separator in block]
-        if found:
-            return low + min(found)
-        if len(block) < CHUNK_BYTES + overlap:
-            return None
-        low += CHUNK_BYTES
-
-
-def _hash_range(stream: BinaryIO, start: int, end: int) -> str:
-    digest = hashlib.sha256()
-    stream.seek(start)
-    left = end - start
-    while left and (chunk := stream.read(min(CHUNK_BYTES, left))):
-        digest.update(chunk)
-        left -= len(chunk)
-    return digest.hexdigest()
-
-
-def _cut_parquet(file: SourceFile, unit_bytes: int) -> tuple[Piece, ...]:
-    with open_parquet(file) as parquet:
-        sizes = [_column_bytes(parquet.metadata.row_group(i), file.field) for i in range(parquet.num_row_groups)]
-    with Path(file.path).open("rb") as stream:
-        digest = _hash_range(stream, 0, Path(file.path).stat().st_size)
-    pieces = []
-    start = total = 0
-    for index, size in enumerate(sizes):
-        if index > start and total + size > unit_bytes:
-            pieces.append(Piece(file, start, index, digest, total))
-            start, total = index, 0
-        total += size
-    return (*pieces, Piece(file, start, len(sizes), digest, total))
-
-
-def _column_bytes(row_group: Any, field: str) -> int:
-    columns = (row_group.column(i) for i in range(row_group.num_columns))
-    return sum(column.total_uncompressed_size for column in columns if column.path_in_schema == field)
+def _refuse_ids(files: Iterable[FoundFile], source: SourceSettings, settings: DataSettings, setting: str) -> None:
+    if any(found.file.format in TOKEN_FORMATS for found in files):
+        try:
+            refuse_for_tokens(settings, source, setting.removeprefix("data."))
+        except ValueError as error:
+            raise DataError(f"data.{error}") from error
 
 
 def _group(files: Iterable[tuple[Piece, ...]], unit_bytes: int) -> list[tuple[Piece, ...]]:
@@ -234,7 +198,7 @@ def _group(files: Iterable[tuple[Piece, ...]], unit_bytes: int) -> list[tuple[Pi
     total = 0
     for pieces in files:
         size = sum(piece.text_bytes for piece in pieces)
-        if small and (len(pieces) > 1 or total + size > unit_bytes):
+        if small and (len(pieces) > 1 or total + size > unit_bytes or len(small) == _MOST_FILES):
             groups.append(tuple(small))
             small, total = [], 0
         if len(pieces) > 1:
@@ -246,20 +210,22 @@ def _group(files: Iterable[tuple[Piece, ...]], unit_bytes: int) -> list[tuple[Pi
 
 
 def _refuse_overlap(
-    files: Iterable[SourceFile], source: SourceSettings, owners: dict[str, SourceSettings], held_out: Sequence[Any]
+    files: Iterable[FoundFile], source: SourceSettings, owners: dict[str, SourceSettings], held_out: Sequence[Any]
 ) -> None:
     """A file that trains and validates would make the validation loss a lie."""
-    for file in files:
-        place = str(Path(file.path).resolve())
+    for found in files:
+        path = found.file.path
+        place = path if is_remote(path) else str(Path(path).resolve())
         owner = owners.setdefault(place, source)
         if (owner in held_out) != (source in held_out):
-            raise DataError(
-                f"data.val_sources: {file.path} belongs to data.sources ({owner.path}) too: leave it out of one"
-            )
+            raise DataError(f"data.val_sources: {path} belongs to data.sources ({owner.path}) too: leave it out of one")
 
 
-def _text_key(pieces: Iterable[Piece]) -> str:
-    return _sha256(json.dumps([piece.identity() for piece in pieces]))
+def _text_key(pieces: Iterable[Piece], settings: DataSettings) -> str:
+    identity: list[Any] = [piece.identity() for piece in pieces]
+    if settings.packing == "sentence_pairs":  # which makes other documents of the same text
+        identity.append(settings.packing)
+    return _sha256(json.dumps(identity))
 
 
 def _sha256(text: str) -> str:

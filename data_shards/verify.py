@@ -2,20 +2,28 @@
 
 import hashlib
 import tarfile
+import tempfile
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from data_shards.dataset import Dataset
+from data_shards.dataset import TOKENIZER_FILE, Dataset
 from data_shards.errors import DataError
 from data_shards.manifest import Shard
+from data_shards.shard_cache import CachePlace
 from data_shards.shard_view import ShardView
 from data_shards.shard_writer import npy_header
+from data_shards.storage import LocalFolder, open_folder
 from data_shards.tokenizer import load_tokenizer
+
+# Of a dataset at an address: shards that are fetched while one is looked at, and what of them lies here at a time.
+_SHARDS_AHEAD = 4
+_COPIES_BYTES = 2 << 30
 
 
 @dataclass(frozen=True)
@@ -41,12 +49,17 @@ class VerifyReport:
         return not self.problems
 
 
-def verify(dir: Path, fingerprint: str | None = None) -> VerifyReport:
-    """Read the whole of a dataset and report all that is wrong; DataError if its manifest cannot be read."""
-    dataset = Dataset.open(dir, fingerprint)
-    problems = list(_tokenizer_problems(dataset))
-    for shard in dataset.shards:
-        problems += [Problem(shard.path, what) for what in shard_problems(dataset, shard)]
+def verify(dir: Path | str, fingerprint: str | None = None) -> VerifyReport:
+    """Read the whole of a dataset and report all that is wrong; DataError if its manifest cannot be read.
+
+    One at an address is downloaded, a few shards at a time, whatever copies this machine has.
+    """
+    with _place_of_copies(dir) as place:
+        dataset = Dataset.open(dir, fingerprint, place)
+        problems = list(_tokenizer_problems(dataset))
+        for number, shard in enumerate(dataset.shards):
+            dataset.ahead(dataset.shards[number : number + _SHARDS_AHEAD])
+            problems += [Problem(shard.path, what) for what in shard_problems(dataset, shard)]
     return VerifyReport(
         fingerprint=dataset.fingerprint,
         shards=len(dataset.shards),
@@ -54,6 +67,15 @@ def verify(dir: Path, fingerprint: str | None = None) -> VerifyReport:
         documents=sum(shard.documents for shard in dataset.shards),
         problems=tuple(problems),
     )
+
+
+@contextmanager
+def _place_of_copies(dir: Path | str) -> Iterator[CachePlace]:
+    if isinstance(open_folder(dir), LocalFolder):
+        yield CachePlace()
+        return
+    with tempfile.TemporaryDirectory(prefix="headrace-verify-", ignore_cleanup_errors=True) as folder:
+        yield CachePlace(folder, _COPIES_BYTES)
 
 
 def shard_problems(dataset: Dataset, shard: Shard) -> Iterator[str]:
@@ -81,7 +103,7 @@ def reader_check(path: Path) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def _tokenizer_problems(dataset: Dataset) -> Iterator[Problem]:
-    name = dataset.tokenizer_path.name
+    name = TOKENIZER_FILE
     try:
         found = load_tokenizer(dataset.tokenizer_path).fingerprint
     except DataError as error:

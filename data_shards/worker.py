@@ -1,26 +1,28 @@
 """What one worker does with one unit: read, tokenise, write its shards, leave a record."""
 
+from __future__ import annotations
+
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
-
+from data_shards.batches import joined
 from data_shards.dataset import TOKENIZER_FILE, UnitNote
+from data_shards.encoder import SPOT_CHECK_BYTES, Encoder
 from data_shards.errors import DataError
-from data_shards.files import write_atomically
 from data_shards.manifest import SPLITS, Shard
-from data_shards.rejects import Rejects
-from data_shards.shard_writer import ShardWriter
-from data_shards.tokenizer import TextTokenizer, load_tokenizer
+from data_shards.rejects import Reject, Rejects
+from data_shards.storage import Folder, open_folder
+from data_shards.tokenizer import TextTokenizer, parse_tokenizer
+from data_shards.unit_output import ShardForm, SplitOutput, token_dtype
+from data_shards.unit_run import UnitRun
 from data_shards.units import Unit
 
 RECORDS_FOLDER = ".units"
-_BATCH_CHARACTERS = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -38,131 +40,91 @@ class UnitResult:
             "shards": [shard.to_dict() for shard in self.shards],
             "empty": self.note.empty,
             "skipped": [{"reason": reason, "records": number} for reason, number in self.note.skipped.items()],
+            "places": [[place.where, place.reason, place.found] for place in self.note.places],
         }
 
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> Self:
         skipped = {item["reason"]: item["records"] for item in row["skipped"]}
+        places = tuple(Reject(*place) for place in row["places"])
         shards = tuple(Shard.from_dict(shard) for shard in row["shards"])
-        return cls(key=row["key"], shards=shards, note=UnitNote(row["empty"], skipped))
+        return cls(key=row["key"], shards=shards, note=UnitNote(row["empty"], skipped, places))
 
 
 @dataclass(frozen=True)
 class UnitWorker:
     """Turns units into shards in `dir`. Picklable; each process loads the tokenizer once, when it first needs it."""
 
-    dir: str
+    dir: str  # a folder or an address
     tokenizer_fingerprint: str
     block_tokens: int
     on_bad_record: str
+    packing: str = "stream"
+    fast_encoder: bool = True  # as `dataset_tokenizer.fast_encoder_agrees` found; the tokens are the same either way
+    careful: bool = False  # each batch is encoded by another process first, and texts that end it are rejected
 
     def __call__(self, unit: Unit) -> UnitResult:
-        """Write the unit's shards and its record. Raises DataError for what is wrong with its files."""
-        dir = Path(self.dir)
-        tokenizer = _cached_tokenizer(dir / TOKENIZER_FILE, self.tokenizer_fingerprint)
+        """Write the unit's shards and its record.
+
+        Raises DataError for what is wrong with its files, RuntimeError if the fast encoder gives wrong tokens.
+        """
+        folder = open_folder(self.dir)
+        tokenizer, encoder = _cached_encoder(self.dir, self.tokenizer_fingerprint, self.fast_encoder)
         rejects = Rejects(self.on_bad_record)
         with ExitStack() as stack:
-            outputs = {split: _Output(self, tokenizer, unit, split, stack) for split in SPLITS}
-            for texts in _batches(unit.documents(rejects)):
-                splits = [unit.rule.split_of(text) for text in texts]
-                ids = tokenizer.encode(texts)
-                for split, output in outputs.items():
-                    chosen = [i for i, name in enumerate(splits) if name == split]
-                    output.add([texts[i] for i in chosen], [ids[i] for i in chosen])
+            form = ShardForm(
+                unit=unit.key,
+                source=unit.source,
+                number=unit.shard,
+                dtype=token_dtype(tokenizer.vocab_size),
+                eot_id=tokenizer.eot_id,
+                block_tokens=self.block_tokens,
+            )
+            outputs = {split: SplitOutput(folder, form, split, stack) for split in SPLITS}
+            run = UnitRun(
+                tokenizer,
+                encoder,
+                unit.rule,
+                outputs,
+                rejects,
+                in_pairs=self.packing == "sentence_pairs",
+                try_texts=self._try_texts if self.careful else None,
+            )
+            batches = unit.documents(rejects)
+            for batch in batches if self.careful else joined(batches):
+                run.add(batch)
             shards = [output.close() for output in outputs.values()]
-        note = UnitNote(rejects.empty, dict(sorted(rejects.skipped.items())))
+        note = UnitNote(rejects.empty, dict(sorted(rejects.skipped.items())), tuple(rejects.places))
         result = UnitResult(unit.key, tuple(shard for shard in shards if shard is not None), note)
-        write_record(dir, result)
+        write_record(folder, result)
         return result
 
+    def _try_texts(self, texts: Sequence[str]) -> Mapping[int, str]:
+        from data_shards.isolation import try_texts  # needed where a worker died, which is rare
 
-class _Output:
-    """The shard of one split; its file begins with its first document."""
-
-    def __init__(self, worker: UnitWorker, tokenizer: TextTokenizer, unit: Unit, split: str, stack: ExitStack) -> None:
-        self._worker = worker
-        self._tokenizer = tokenizer
-        self._unit = unit
-        self._split = split
-        self._stack = stack
-        self._writer: ShardWriter | None = None
-        self._text_bytes = 0
-
-    def add(self, texts: list[str], ids: list[np.ndarray]) -> None:
-        if not texts:
-            return
-        if self._writer is None:
-            self._writer = self._stack.enter_context(self._open())
-        self._writer.add(ids)
-        self._text_bytes += sum(len(text.encode()) for text in texts)
-
-    def close(self) -> Shard | None:
-        if self._writer is None:
-            return None
-        writer = self._writer
-        writer.close()
-        return Shard(
-            split=self._split,
-            source=self._unit.source,
-            path=writer.path.name,
-            tokens=writer.tokens,
-            documents=writer.documents,
-            bytes=writer.bytes,
-            sha256=writer.sha256,
-            unit=self._unit.key,
-            blocks=tuple(writer.blocks),
-            text_bytes=self._text_bytes,
-        )
-
-    def _open(self) -> ShardWriter:
-        return ShardWriter(
-            Path(self._worker.dir) / shard_name(self._split, self._unit.shard),
-            dtype=token_dtype(self._tokenizer.vocab_size),
-            eot_id=self._tokenizer.eot_id,
-            block_tokens=self._worker.block_tokens,
-        )
+        return try_texts(f"{self.dir}/{TOKENIZER_FILE}", texts, fast=self.fast_encoder)
 
 
-def shard_name(split: str, number: int) -> str:
-    """train-00000.tar and on."""
-    return f"{split}-{number:05d}.tar"
+def record_name(key: str) -> str:
+    """The name of a unit's record in the dataset's folder."""
+    return f"{RECORDS_FOLDER}/{key}.json"
 
 
-def token_dtype(vocab_size: int) -> str:
-    """The smallest type that holds every id."""
-    return "uint16" if vocab_size <= 1 << 16 else "uint32"
-
-
-def write_record(dir: Path, result: UnitResult) -> None:
+def write_record(folder: Folder, result: UnitResult) -> None:
     """Note that a unit is done, so that a prepare which is killed need not do it again."""
-    folder = dir / RECORDS_FOLDER
-    folder.mkdir(exist_ok=True)
-    write_atomically(folder / f"{result.key}.json", json.dumps(result.to_dict(), sort_keys=True).encode())
+    folder.write(record_name(result.key), json.dumps(result.to_dict(), sort_keys=True).encode())
 
 
-def read_record(dir: Path, key: str) -> UnitResult | None:
+def read_record(folder: Folder, key: str) -> UnitResult | None:
     """The record of a finished unit, if there is one."""
-    path = dir / RECORDS_FOLDER / f"{key}.json"
-    return UnitResult.from_dict(json.loads(path.read_bytes())) if path.is_file() else None
-
-
-def _batches(texts: Iterator[str]) -> Iterator[list[str]]:
-    """Lists of about a million characters, or of one longer text."""
-    batch: list[str] = []
-    size = 0
-    for text in texts:
-        if batch and size + len(text) > _BATCH_CHARACTERS:
-            yield batch
-            batch, size = [], 0
-        batch.append(text)
-        size += len(text)
-    if batch:
-        yield batch
+    data = folder.read(record_name(key))
+    return None if data is None else UnitResult.from_dict(json.loads(data))
 
 
 @lru_cache(maxsize=1)
-def _cached_tokenizer(path: Path, fingerprint: str) -> TextTokenizer:
-    tokenizer = load_tokenizer(path)
-    if tokenizer.fingerprint != fingerprint:
-        raise DataError(f"{path}: changed since prepare began: run prepare again, one at a time")
-    return tokenizer
+def _cached_encoder(dir: str, fingerprint: str, fast: bool) -> tuple[TextTokenizer, Encoder]:
+    data = open_folder(dir).read(TOKENIZER_FILE)
+    tokenizer = None if data is None else parse_tokenizer(data, Path(dir, TOKENIZER_FILE))
+    if tokenizer is None or tokenizer.fingerprint != fingerprint:
+        raise DataError(f"{dir}/{TOKENIZER_FILE}: changed since prepare began: run prepare again, one at a time")
+    return tokenizer, Encoder(tokenizer.backend, fast=fast, spot_check_bytes=SPOT_CHECK_BYTES)

@@ -20,7 +20,7 @@ _SPEED_STEPS = 20  # the time left follows from the median speed of so many step
 
 
 class ProgressView:
-    """Shows tokens done, losses, tokens per second and time left; also failures and restarts."""
+    """Shows tokens done, losses, tokens per second and time left; also failures, restarts and bad shards."""
 
     def __init__(
         self,
@@ -37,6 +37,7 @@ class ProgressView:
         self._step: Record | None = None
         self._shown: Record | None = None
         self._val_loss: float | None = None
+        self._shards_left_out: set[str] = set()
         self._speeds: deque[float] = deque(maxlen=_SPEED_STEPS)
         self._bar = (
             _make_bar(self._console) if (self._console.is_terminal if is_terminal is None else is_terminal) else None
@@ -58,6 +59,8 @@ class ProgressView:
                 self._take_step(record)
             elif record.get("event") == "eval":
                 self._take_evaluation(record)
+            elif record.get("event") == "excluded":
+                self._take_excluded(record)
             elif (text := _event_text(record)) is not None:
                 self._say(text)
         if self._bar and self._task is not None and self._step:
@@ -84,6 +87,12 @@ class ProgressView:
         self._val_loss = number(record, "val_loss")
         self._step = self._step or record
         self._show_line()
+
+    def _take_excluded(self, record: Record) -> None:
+        shard = record["shard"]
+        if shard not in self._shards_left_out:  # of its many sequences the first speaks for all
+            self._shards_left_out.add(shard)
+            self._say(f"warning: leaving out what cannot be read of {shard}: {record['reason']}")
 
     def _show_line(self) -> None:
         if self._bar is None and self._step is not None:

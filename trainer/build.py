@@ -6,15 +6,15 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from data_shards.dataset import Dataset
-from data_shards.evaluation import evaluation_batches, evaluation_labels
 from data_shards.loader import LoaderState, TrainLoader
+from data_shards.packing import separates_documents
+from data_shards.shard_cache import cache_place
 from data_shards.stats import unigram_loss
 from data_shards.tokenizer import load_tokenizer
 from model.flops import model_flops_per_token
@@ -25,7 +25,7 @@ from trainer.checkpointer import Checkpointer
 from trainer.config import RunConfig, dump_run_file
 from trainer.engine import build_engine
 from trainer.engine_state import prepare_optimizer
-from trainer.evaluate import Batches
+from trainer.evaluate import held_out_batches, label_ids
 from trainer.length import make_order, planned_steps
 from trainer.optimizer_step import Beat
 from trainer.peak import matmul_flops_per_second
@@ -62,8 +62,7 @@ def build_run(spec: RankSpec, device: torch.device, emit: Emit, beat: Beat) -> T
         TrainError, DataError: what the run file, dataset or checkpoints make impossible.
     """
     config, rank, world_size = spec.config, spec.rank, spec.world_size
-    dataset = Dataset.open(config.data_dir, spec.dataset_fingerprint)
-    order = make_order(config, dataset)
+    dataset = Dataset.open(config.data_dir, spec.dataset_fingerprint, cache_place(config.data))
     plan = plan_batch(config.train.global_batch_size, config.train.micro_batch_size, world_size)
     precision = resolve_here(config.train.precision, device)
     model_config = resolve(config.model, dataset.vocab_size, config.train.activation_checkpointing)
@@ -84,15 +83,19 @@ def build_run(spec: RankSpec, device: torch.device, emit: Emit, beat: Beat) -> T
     place, restored_from = checkpointer.restore() or (Place(0, 0, LoaderState()), "nothing")
     for path, why in checkpointer.skipped:
         emit({"event": "checkpoint_bad", "path": str(path), "reason": why})
-    loader = TrainLoader(
-        dataset, order, seq_len=config.seq_len, rank=rank, world=world_size, micro_batch=plan.micro_batch
-    )
     run = TrainingRun(
         config=config,
         engine=engine,
         plan=plan,
-        loader=loader,
-        evaluation_batches=_evaluation_batches(config, dataset, rank, plan),
+        loader=_train_loader(config, dataset, rank, plan),
+        evaluation_batches=held_out_batches(
+            config,
+            dataset,
+            max_tokens=config.eval.max_tokens,
+            rank=rank,
+            world=world_size,
+            micro_batch=plan.micro_batch,
+        ),
         unigram_loss=_unigram_loss(config, dataset) if rank == 0 else 0.0,
         tokenizer=load_tokenizer(dataset.tokenizer_path),
         checkpointer=checkpointer,
@@ -109,20 +112,22 @@ def build_run(spec: RankSpec, device: torch.device, emit: Emit, beat: Beat) -> T
     return run
 
 
-def _evaluation_batches(config: RunConfig, dataset: Dataset, rank: int, plan: BatchPlan) -> Batches:
-    return partial(
-        evaluation_batches,
+def _train_loader(config: RunConfig, dataset: Dataset, rank: int, plan: BatchPlan) -> TrainLoader:
+    return TrainLoader(
         dataset,
+        make_order(config, dataset),
         seq_len=config.seq_len,
         rank=rank,
         world=plan.world_size,
         micro_batch=plan.micro_batch,
-        max_tokens=config.eval.max_tokens,
+        with_documents=separates_documents(config.data.packing),
+        on_bad_shard=config.data.on_bad_shard,
+        ahead=dataset.ahead,
     )
 
 
 def _unigram_loss(config: RunConfig, dataset: Dataset) -> float:
-    return unigram_loss(dataset, evaluation_labels(dataset, config.seq_len, config.eval.max_tokens))
+    return unigram_loss(dataset, label_ids(held_out_batches(config, dataset, max_tokens=config.eval.max_tokens)()))
 
 
 def _peak(config: RunConfig, device: torch.device, precision: str, world_size: int) -> float:

@@ -16,6 +16,9 @@ FREE = (
     "checkpoint",
     "monitoring",
     "eval",
+    "data.on_bad_shard",
+    "data.cache_dir",
+    "data.cache_bytes",
     "train.zero",
     "train.micro_batch_size",
     "train.deepspeed",
@@ -59,9 +62,14 @@ def _under(field: str, names: tuple[str, ...]) -> bool:
     return any(field == name or field.startswith(f"{name}.") for name in names)
 
 
+def _flat(config: RunConfig) -> dict[str, Any]:
+    # The sources are one value, of which the cap on their passes may change: it says what a run may not do.
+    return flatten(config.model_dump(mode="json", exclude={"data": {"sources": {"__all__": {"max_passes"}}}}))
+
+
 def changes_between(before: RunConfig, after: RunConfig) -> list[Change]:
     """The fields that differ and do more than say where or on what machines the run happens."""
-    old, new = flatten(before.model_dump(mode="json")), flatten(after.model_dump(mode="json"))
+    old, new = _flat(before), _flat(after)
     names = sorted(name for name in old.keys() | new.keys() if not _under(name, FREE))
     return [Change(name, old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)]
 

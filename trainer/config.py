@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 
-from data_shards.settings import DataSettings
+from data_shards.settings import DataSettings, is_remote
 from data_shards.settings import resolve_paths as resolve_data_paths
 from model.settings import ModelSettings
 from monitoring.settings import MonitoringSettings
@@ -49,9 +49,11 @@ class RunConfig(BaseModel):
         return out_dir
 
     @property
-    def data_dir(self) -> Path:
-        """The dataset's folder: `data.dir`, or `data` in the run's folder."""
-        return Path(self.data.dir) if self.data.dir else Path(self.out_dir) / "data"
+    def data_dir(self) -> Path | str:
+        """The dataset's folder or address: `data.dir`, or `data` in the run's folder."""
+        if self.data.dir and is_remote(self.data.dir):
+            return self.data.dir
+        return Path(self.data.dir or Path(self.out_dir) / "data")
 
     @property
     def tokens_per_step(self) -> int:

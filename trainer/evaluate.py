@@ -3,34 +3,76 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
+from data_shards.dataset import Dataset
+from data_shards.evaluation import EvaluationBatch, evaluation_batches
+from data_shards.packing import separates_documents
+from data_shards.permutation import Int64Array
+from trainer.config import RunConfig
+from trainer.model_input import counted_labels, model_input
 from trainer.process_group import reduce_sum
 
-Batches = Callable[[], Iterable[tuple[np.ndarray, np.ndarray]]]
-"""Makes this rank's evaluation batches anew: (tokens int64 [m, T+1], real bool [m])."""
+Batches = Callable[[], Iterable[EvaluationBatch]]
+"""Makes a rank's evaluation batches anew."""
+
+ROWS_AT_ONCE = 8
+
+
+def held_out_batches(
+    config: RunConfig,
+    dataset: Dataset,
+    *,
+    max_tokens: int,
+    rank: int = 0,
+    world: int = 1,
+    micro_batch: int = ROWS_AT_ONCE,
+) -> Batches:
+    """A rank's batches of the run's first `max_tokens` held-out tokens; by default those of all ranks."""
+    return partial(
+        evaluation_batches,
+        dataset,
+        seq_len=config.seq_len,
+        rank=rank,
+        world=world,
+        micro_batch=micro_batch,
+        max_tokens=max_tokens,
+        with_documents=separates_documents(config.data.packing),
+    )
+
+
+def label_ids(batches: Iterable[EvaluationBatch]) -> Int64Array:
+    """The labels that the loss over the batches is the mean of, int64 [labels]."""
+    return np.concatenate([batch.tokens[:, 1:][counted_labels(batch)] for batch in batches])
 
 
 @torch.no_grad()
-def evaluate(engine: Any, batches: Batches, beat: Callable[[], None]) -> float:
-    """Mean cross-entropy in nats per token over the batches of all ranks, without dropout; beats with each batch.
-
-    Every rank must call it, with equally many batches.
-    """
-    device = engine.device
+def summed_loss(
+    model: Any, batches: Iterable[EvaluationBatch], device: torch.device, beat: Callable[[], None] | None = None
+) -> tuple[float, int]:
+    """Sum of the cross-entropy in nats over the batches' labels, and their number; beats with each batch."""
     loss_sum = torch.zeros((), dtype=torch.float64, device=device)
-    tokens_seen = 0
+    labels = 0
+    for batch in batches:
+        if beat is not None:
+            beat()
+        counted = counted_labels(batch)
+        loss_sum += model_input(batch, counted, slice(None), device).loss(model)
+        labels += int(counted.sum())
+    return float(loss_sum), labels
+
+
+def evaluate(engine: Any, batches: Batches, beat: Callable[[], None]) -> float:
+    """Mean cross-entropy in nats per label over the batches of all ranks, without dropout; beats with each batch.
+
+    Every rank must call it, with equally many batches. 0.0 of no labels.
+    """
     engine.eval()
-    for rows, real in batches():
-        beat()
-        tokens = torch.from_numpy(rows).to(device)
-        labels = tokens[:, 1:]
-        weights = torch.from_numpy(real).to(device, torch.float32)[:, None].expand_as(labels)
-        loss_sum += engine.module(tokens[:, :-1], labels, weights)
-        tokens_seen += int(real.sum()) * labels.shape[1]
+    loss_sum, labels = summed_loss(engine.module, batches(), engine.device, beat)
     engine.train()
-    total_loss, total_tokens = reduce_sum([float(loss_sum), float(tokens_seen)], device)
-    return total_loss / total_tokens
+    total_loss, total_labels = reduce_sum([loss_sum, float(labels)], engine.device)
+    return total_loss / max(total_labels, 1.0)

@@ -17,7 +17,7 @@ from trainer.batch import plan_batch
 from trainer.changes import Change, check_changes
 from trainer.config import RunConfig, dump_run_file, parse_run_file
 from trainer.errors import TrainError
-from trainer.length import planned_steps
+from trainer.length import check_repetitions, planned_steps
 from trainer.stop import stop_mark
 from trainer.zero import check_passthrough
 
@@ -73,12 +73,15 @@ def open_launch(config: RunConfig, dataset: Dataset, accept_changes: bool) -> La
 
     Raises:
         TrainError: the run file changed in a way that a resume cannot take, or no step fits the length asked for.
+        DataError: the run would repeat a source more often than its max_passes.
     """
     out_dir = Path(config.out_dir)
     dataset = _dataset_of_first_start(out_dir, dataset)
     resolve(config.model, dataset.vocab_size, config.train.activation_checkpointing)
     done = last_place(out_dir)
     steps = planned_steps(config, dataset, done)
+    total_tokens = done[1] + (steps - done[0]) * config.tokens_per_step
+    check_repetitions(config, dataset, total_tokens)
     changes: tuple[Change, ...] = ()
     if (out_dir / "run.json").exists():
         before = parse_run_file(read_run_folder(out_dir).run_file.read_text(), str(out_dir / "run.yaml"))
@@ -86,7 +89,6 @@ def open_launch(config: RunConfig, dataset: Dataset, accept_changes: bool) -> La
     run = create_run_folder(out_dir, None, config.name, dump_run_file(config))
     stop_mark(out_dir).unlink(missing_ok=True)
     is_finished = _has_finished(out_dir) and steps == done[0]
-    total_tokens = done[1] + (steps - done[0]) * config.tokens_per_step
     return Launch(config, run.run_id, dataset, steps, total_tokens, is_finished, changes)
 
 

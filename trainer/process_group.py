@@ -65,6 +65,13 @@ def reduce_sum(values: list[float], device: torch.device) -> list[float]:
     return [float(value) for value in vector.cpu()]
 
 
+def gather_to_all(value: Any) -> list[Any]:
+    """Every rank's value in rank order, on every rank."""
+    gathered: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, value)
+    return gathered
+
+
 def gather_to_first(value: Any) -> list[Any] | None:
     """Every rank's value in rank order on rank 0, None elsewhere. A barrier for rank 0."""
     gathered: list[Any] | None = [None] * dist.get_world_size() if dist.get_rank() == 0 else None

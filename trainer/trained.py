@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from data_shards.dataset import Dataset
-from data_shards.evaluation import evaluation_batches, evaluation_labels
+from data_shards.shard_cache import cache_place
 from data_shards.stats import unigram_loss
 from data_shards.tokenizer import TextTokenizer, load_tokenizer
 from model.config import GPTConfig
@@ -20,8 +20,7 @@ from trainer.checkpoint.load import read_full_parameters
 from trainer.checkpoint.store import Choice, newest_good
 from trainer.config import RunConfig, parse_run_file
 from trainer.errors import TrainError
-
-EVALUATION_ROWS = 8
+from trainer.evaluate import held_out_batches, label_ids, summed_loss
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ def open_trained(out_dir: Path) -> Trained:
     if choice is None:
         raise TrainError(f"{out_dir}: the run has no checkpoint yet. Train it first with `headrace train FILE.yaml`.")
     fingerprint = choice.manifest.header.settings["dataset"]
-    return Trained(config, choice, Dataset.open(config.data_dir, fingerprint))
+    return Trained(config, choice, Dataset.open(config.data_dir, fingerprint, cache_place(config.data)))
 
 
 def export_trained(trained: Trained, to: Path) -> Path:
@@ -96,19 +95,10 @@ def continue_text(
     return tokenizer.decode(ids)
 
 
-@torch.no_grad()
 def held_out_loss(trained: Trained, max_tokens: int) -> dict[str, float]:
     """Mean cross-entropy on the held-out split in nats per token, its perplexity, and the unigram model's loss."""
-    model, seq_len = trained.model(), trained.config.seq_len
-    loss_sum, tokens_seen = 0.0, 0
-    batches = evaluation_batches(
-        trained.dataset, seq_len=seq_len, rank=0, world=1, micro_batch=EVALUATION_ROWS, max_tokens=max_tokens
-    )
-    for rows, real in batches:
-        tokens = torch.from_numpy(rows)
-        labels = tokens[:, 1:]
-        loss_sum += float(model(tokens[:, :-1], labels, torch.from_numpy(real).float()[:, None].expand_as(labels)))
-        tokens_seen += int(real.sum()) * seq_len
-    loss = loss_sum / tokens_seen
-    unigram = unigram_loss(trained.dataset, evaluation_labels(trained.dataset, seq_len, max_tokens))
-    return {"loss": loss, "perplexity": float(np.exp(loss)), "unigram_loss": unigram, "tokens": float(tokens_seen)}
+    batches = held_out_batches(trained.config, trained.dataset, max_tokens=max_tokens)
+    loss_sum, labels = summed_loss(trained.model(), batches(), torch.device("cpu"))
+    loss = loss_sum / max(labels, 1)
+    unigram = unigram_loss(trained.dataset, label_ids(batches()))
+    return {"loss": loss, "perplexity": float(np.exp(loss)), "unigram_loss": unigram, "tokens": float(labels)}

@@ -15,6 +15,7 @@ import torch
 from data_shards.loader import StepBatch, TrainLoader
 from data_shards.tokenizer import TextTokenizer
 from model.generate import generate
+from trainer.bad_shards import read_or_skip
 from trainer.batch import BatchPlan
 from trainer.checkpointer import Checkpointer
 from trainer.config import RunConfig
@@ -73,10 +74,18 @@ class TrainingRun:
         return self.place.tokens + (self.total_steps - self.place.step) * self.config.tokens_per_step
 
     def read_batch(self) -> StepBatch:
-        """This rank's rows of the next global batch."""
+        """This rank's rows of the next global batch.
+
+        Raises:
+            DataError: a shard cannot be read, and data.on_bad_shard is fail.
+        """
         self.step_began = time.perf_counter()
         self.beat(self.place.step + 1, "data")
-        batch = self.loader.read(self.place.loader, self.config.train.global_batch_size)
+        state, size = self.place.loader, self.config.train.global_batch_size
+        if self.config.data.on_bad_shard == "skip":
+            batch = read_or_skip(self.loader, state, size, self.emit, self.engine.device)
+        else:
+            batch = self.loader.read(state, size)
         self.data_wait_seconds = time.perf_counter() - self.step_began
         return batch
 
@@ -107,7 +116,7 @@ class TrainingRun:
         snapshot_interval = self.checkpointer.snapshots.proposal if self.rank == 0 else 0
         told = [result.loss_sum, float(self.stop_asked()), float(asks_save), float(snapshot_interval)]
         sums = reduce_sum(told, self.engine.device)
-        loss = sums[0] / batch.tokens_real
+        loss = sums[0] / result.labels
         self.beat(self.place.step, "step")
         self.emit(self._step_record(batch, loss, result.grad_norm))
         if not math.isfinite(loss):

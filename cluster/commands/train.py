@@ -45,18 +45,22 @@ def register(commands: Subparsers) -> None:
 
 def prepare_command(args: argparse.Namespace) -> int:
     """Tokenise and shard."""
-    from cluster.drive import LazySession, check_static, prepare_lazily
+    from cluster.prepare_view import left_out_text
+    from cluster.session import LazySession, check_static, prepare_lazily
     from trainer.config import load_run_file
 
     config = load_run_file(args.file, args.set)
     settings = check_static(config, str(args.file), args.address)
     began = time.monotonic()
     with LazySession(config, settings, args.address) as lazy:
-        dataset = prepare_lazily(config, lazy)
-        was_current = not lazy.started
-    done = "up to date" if was_current else f"prepared in {time.monotonic() - began:.0f} s"
+        prepared = prepare_lazily(config, lazy)
+    dataset = prepared.dataset
+    done = "up to date" if prepared.was_current else f"prepared in {time.monotonic() - began:.0f} s"
     train, val = f"{dataset.tokens('train'):,}", f"{dataset.tokens('val'):,}"
     say(f"{done}: {train} training and {val} held-out tokens in {len(dataset.shards)} shards, {config.data_dir}")
+    left_out = left_out_text(dataset)
+    if left_out is not None:
+        say(left_out)
     say(f"next: headrace data stats {_short(config.data_dir)}")
     return 0
 
@@ -82,13 +86,14 @@ def run_command(args: argparse.Namespace) -> int:
 
 
 def _train(args: argparse.Namespace) -> tuple[RunConfig, DriveResult]:
-    from cluster.drive import LazySession, check_static, prepare_lazily, train_on_ray
+    from cluster.drive import train_on_ray
+    from cluster.session import LazySession, check_static, prepare_lazily
     from trainer.config import load_run_file
 
     config = load_run_file(args.file, args.set)
     settings = check_static(config, str(args.file), args.address)
     with LazySession(config, settings, args.address) as lazy:
-        dataset = prepare_lazily(config, lazy)
+        dataset = prepare_lazily(config, lazy).dataset
         result = train_on_ray(
             config,
             settings,
@@ -110,7 +115,7 @@ def _status(result: DriveResult) -> int:
     return STOPPED_STATUS
 
 
-def _short(path: Path) -> str:
-    """A path as a user would type it from here."""
+def _short(path: Path | str) -> str:
+    """A path as a user would type it from here; an address as it is."""
     here = Path.cwd()
-    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+    return str(path.relative_to(here)) if isinstance(path, Path) and path.is_relative_to(here) else str(path)

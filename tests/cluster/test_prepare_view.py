@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import io
 import logging
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from cluster.prepare_view import LINE_SECONDS, PrepareView
+from cluster.prepare_view import LINE_SECONDS, PrepareView, left_out_text
+from data_shards.dataset import Dataset, UnitNote
 from data_shards.prepare import PrepareProgress
 
 
@@ -35,6 +37,42 @@ def test_view_on_a_terminal_draws_a_bar_with_tokens() -> None:
             view.show(units(done))
     assert "prepared 4,000 tokens" in screen.getvalue()
     assert "4/4" in screen.getvalue()
+
+
+def test_view_shows_tokens_a_second_since_the_first_unit(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    now = [100.0]
+    with PrepareView(Console(file=io.StringIO()), clock=lambda: now[0]) as view:
+        view.show(units(1))  # may be what a killed prepare did
+        now[0] += 8.0
+        view.show(units(3))
+    assert [record.getMessage() for record in caplog.records] == [
+        "prepared 1 of 4 units, 1,000 tokens",
+        "prepared 3 of 4 units, 3,000 tokens, 250 a second",
+    ]
+
+
+def test_view_knows_whether_there_was_anything_to_do() -> None:
+    with PrepareView(Console(file=io.StringIO())) as view:
+        view.show(PrepareProgress("done", 4, 4, 4000, 4))
+        assert not view.has_worked
+        view.show(PrepareProgress("tokenizer", 0, 4, 0, 0))
+        assert view.has_worked
+
+
+def dataset(**notes: UnitNote) -> Dataset:
+    return Dataset(Path("/data"), "f", "t", "c", 300, 0, "uint16", (), notes)
+
+
+def test_left_out_text_counts_by_reason_and_names_the_list() -> None:
+    text = left_out_text(
+        dataset(a=UnitNote(0, {"not JSON": 2}), b=UnitNote(3, {"not JSON": 1, "invalid UTF-8": 1}), c=UnitNote(9))
+    )
+    assert text == "left out: 4 bad records (3 not JSON, 1 invalid UTF-8); see /data/rejects.parquet"
+
+
+def test_left_out_text_of_no_bad_record_is_none() -> None:
+    assert left_out_text(dataset(a=UnitNote(5))) is None
 
 
 def test_view_of_nothing_to_do_shows_nothing(caplog: pytest.LogCaptureFixture) -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from data_shards.blocks import Block
 from data_shards.dataset import Dataset
-from data_shards.manifest import Block, Shard
+from data_shards.manifest import Shard
 
 
 def shard_ids(number: int, tokens: int) -> np.ndarray:
@@ -26,13 +27,26 @@ def build_dataset(
     sources: Sequence[str] | None = None,
     block_tokens: int = 7,
     dtype: str = "uint16",
+    documents: Sequence[int] = (0,),
 ) -> Dataset:
-    """A dataset with shards of so many tokens; shards are numbered through, train before val."""
+    """A dataset with shards of so many tokens; shards are numbered through, train before val.
+
+    In each shard documents start at the places `documents`, where it has them.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     sizes = [("train", tokens) for tokens in train] + [("val", tokens) for tokens in val]
     names = [*(sources or ["a"] * len(train)), *["a"] * len(val)]
     shards = [
-        write_shard(folder, split, names[number], number, shard_ids(number, tokens), block_tokens, dtype)
+        write_shard(
+            folder,
+            split,
+            names[number],
+            number,
+            shard_ids(number, tokens),
+            block_tokens,
+            dtype,
+            [start for start in documents if start < tokens],
+        )
         for number, (split, tokens) in enumerate(sizes)
     ]
     return Dataset(
@@ -48,21 +62,31 @@ def build_dataset(
 
 
 def write_shard(
-    folder: Path, split: str, source: str, number: int, ids: np.ndarray, block_tokens: int, dtype: str
+    folder: Path,
+    split: str,
+    source: str,
+    number: int,
+    ids: np.ndarray,
+    block_tokens: int,
+    dtype: str,
+    documents: Sequence[int] = (0,),
 ) -> Shard:
-    path = folder / f"{split}-{number:05d}.tar"
+    """A shard of these ids, whose documents start at the places `documents`."""
+    path, starts = folder / f"{split}-{number:05d}.tar", np.array(documents)
     blocks = []
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
         for start in range(0, len(ids), block_tokens):
             raw = ids[start : start + block_tokens].astype(np.dtype(dtype).newbyteorder("<"))
             key = f"{len(blocks):06d}"
             token_offset = _add(tar, f"{key}.tokens.npy", raw)
-            docs_offset = _add(tar, f"{key}.docs.npy", np.zeros(1, dtype="<u4"))
-            crcs = zlib.crc32(raw.tobytes()), zlib.crc32(bytes(4))
-            blocks.append(Block(key, token_offset, len(raw), crcs[0], docs_offset, 1, crcs[1]))
+            docs = (starts[(start <= starts) & (starts < start + len(raw))] - start).astype("<u4")
+            docs_offset = _add(tar, f"{key}.docs.npy", docs)
+            crcs = zlib.crc32(raw.tobytes()), zlib.crc32(docs.tobytes())
+            blocks.append(Block(key, token_offset, len(raw), crcs[0], docs_offset, len(docs), crcs[1]))
     content = path.read_bytes()
     sha256 = hashlib.sha256(content).hexdigest()
-    return Shard(split, source, path.name, len(ids), 1, len(content), sha256, f"unit{number}", tuple(blocks))
+    unit, count = f"unit{number}", len(documents)
+    return Shard(split, source, path.name, len(ids), count, len(content), sha256, unit, tuple(blocks))
 
 
 def _add(tar: tarfile.TarFile, name: str, array: np.ndarray) -> int:

@@ -14,12 +14,19 @@ from data_shards.manifest import (
     manifest_order,
     parse_manifest,
 )
+from data_shards.rejects import Reject, rejects_table
+from data_shards.storage import open_folder
+from tests.data_shards.remote import memory_address
 
 BLOCK = Block("000000", 640, 10, 2**32 - 1, 1664, 2, 7)
 SHARDS = (
     Shard("train", "en", "train-00000.tar", 10, 2, 3072, "ab", "u0", (BLOCK,), 40),
     Shard("val", "en", "val-00000.tar", 20, 1, 3073, "cd", "u0", (BLOCK, replace(BLOCK, key="000001")), 80),
 )
+
+
+PLACES = (Reject("a.jsonl:3", "not JSON", "{"), Reject("a.jsonl:9", "not JSON", ""))
+REJECTS = {"rejects.parquet": rejects_table([("u1", "en", PLACES)])}
 
 
 def dataset(dir: Path, shards: tuple[Shard, ...] = SHARDS) -> Dataset:
@@ -32,13 +39,13 @@ def dataset(dir: Path, shards: tuple[Shard, ...] = SHARDS) -> Dataset:
         eot_id=0,
         dtype="uint16",
         shards=shards,
-        unit_notes={"u1": UnitNote(3, {"not JSON": 2})},
+        unit_notes={"u1": UnitNote(3, {"not JSON": 2}, PLACES)},
     )
 
 
 def test_dataset_committed_is_read_back_the_same(tmp_path: Path) -> None:
     written = dataset(tmp_path)
-    commit(written)
+    commit(written, REJECTS)
     assert Dataset.open(tmp_path) == written
     assert Dataset.open(tmp_path, written.fingerprint) == written
     assert version_fingerprints(tmp_path) == (written.fingerprint,)
@@ -49,15 +56,15 @@ def test_dataset_committed_is_read_back_the_same(tmp_path: Path) -> None:
 
 def test_dataset_older_version_stays_readable(tmp_path: Path) -> None:
     old, new = dataset(tmp_path), dataset(tmp_path, SHARDS[:1])
-    commit(old)
-    commit(new)
+    commit(old, REJECTS)
+    commit(new, REJECTS)
     assert Dataset.open(tmp_path) == new
     assert Dataset.open(tmp_path, old.fingerprint) == old
 
 
 def test_dataset_open_of_commit_cut_off_between_its_files_gives_the_older_version(tmp_path: Path) -> None:
     old, new = dataset(tmp_path), dataset(tmp_path, SHARDS[:1])
-    commit(old)
+    commit(old, REJECTS)
     (tmp_path / "manifest.parquet").write_bytes(manifest_bytes(new.shards))
     assert Dataset.open(tmp_path) == old
 
@@ -116,3 +123,69 @@ def test_dataset_open_of_damaged_manifests_is_refused(tmp_path: Path) -> None:
         path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(DataError, match=r"manifest\.parquet: missing or damaged"):
         Dataset.open(tmp_path)
+
+
+def without_places(given: Dataset) -> Dataset:
+    return replace(given, unit_notes={key: replace(note, places=()) for key, note in given.unit_notes.items()})
+
+
+def test_dataset_rejects_lie_beside_each_manifest_and_go_with_the_last(tmp_path: Path) -> None:
+    old, new = dataset(tmp_path), replace(dataset(tmp_path, SHARDS[:1]), unit_notes={})
+    commit(old, REJECTS)
+    assert (tmp_path / "rejects.parquet").read_bytes() == REJECTS["rejects.parquet"]
+    commit(new)
+    assert not (tmp_path / "rejects.parquet").exists()
+    assert Dataset.open(tmp_path) == new
+    assert Dataset.open(tmp_path, old.fingerprint) == old
+
+
+def test_dataset_whose_rejects_are_damaged_opens_without_their_places(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    written = dataset(tmp_path)
+    commit(written, REJECTS)
+    for path in tmp_path.rglob("rejects.parquet"):
+        path.write_bytes(b"x")
+    assert Dataset.open(tmp_path) == without_places(written)
+    assert "rejects.parquet: missing or damaged: the places of rejects are unknown" in caplog.text
+
+
+def test_dataset_remote_commit_after_another_one_is_refused_and_changes_nothing() -> None:
+    address = memory_address()
+    first, second, third = (
+        replace(dataset(Path()), dir=address),
+        *(replace(dataset(Path(), shards), dir=address) for shards in (SHARDS[:1], SHARDS[1:])),
+    )
+    commit(first, REJECTS, after=0)
+    commit(second, after=1)
+    with pytest.raises(DataError, match=rf"prepared by another process .* version {second.fingerprint}: run prepare"):
+        commit(third, after=1)
+    assert Dataset.open(address).fingerprint == second.fingerprint
+    assert open_folder(address).names("commits/") == ["commits/000001.json", "commits/000002.json"]
+    assert Dataset.open(address, first.fingerprint) == first
+
+
+def test_dataset_remote_commit_of_the_same_version_twice_is_one() -> None:
+    address = memory_address()
+    made = replace(dataset(Path()), dir=address)
+    commit(made, after=0)
+    commit(made, after=0)
+    commit(made)
+    assert open_folder(address).names("commits/") == ["commits/000001.json"]
+
+
+def test_dataset_remote_commit_that_is_no_commit_is_refused_naming_it() -> None:
+    address = memory_address()
+    commit(replace(dataset(Path()), dir=address))
+    open_folder(address).write("commits/000002.json", b"{}")
+    with pytest.raises(DataError, match=r"commits/000002\.json: not a commit of Headrace: delete it"):
+        Dataset.open(address)
+
+
+@pytest.mark.parametrize("dir", ["local", "remote"])
+def test_dataset_committed_again_with_other_notes_has_those(tmp_path: Path, dir: str) -> None:
+    first = replace(dataset(tmp_path), dir=tmp_path if dir == "local" else memory_address())
+    second = replace(first, unit_notes={"u9": UnitNote(1)}, corpus_fingerprint="other")
+    commit(first, REJECTS)
+    commit(second)
+    assert Dataset.open(first.dir) == Dataset.open(first.dir, first.fingerprint) == second

@@ -2,44 +2,28 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from data_shards.documents import read_documents, split_lines
+from data_shards.documents import read_documents
 from data_shards.errors import DataError
 from data_shards.rejects import Rejects
 from data_shards.sources import SourceFile
+from tests.data_shards.reading import documents_of
 
 
 def read(path: Path, rejects: Rejects | None = None, start: int = 0, **fields: Any) -> list[str]:
     defaults = {"format": "text", "compression": "", "field": "", "document": "file", **fields}
     file = SourceFile(path=str(path), **defaults)
-    end = pq.ParquetFile(path).num_row_groups if file.format == "parquet" else path.stat().st_size
-    return list(read_documents(file, start, end, rejects or Rejects("fail")))
+    return documents_of(read_documents(file, start, path.stat().st_size, rejects or Rejects("fail")))
 
 
 def read_jsonl(path: Path, rejects: Rejects | None = None, field: str = "text", start: int = 0) -> list[str]:
     return read(path, rejects, start, format="jsonl", field=field, document="")
 
 
-def read_parquet(path: Path, rejects: Rejects | None = None, field: str = "text") -> list[str]:
-    return read(path, rejects, format="parquet", field=field, document="")
-
-
 def file_of(folder: Path, data: bytes) -> Path:
     (folder / "f").write_bytes(data)
     return folder / "f"
-
-
-@given(st.lists(st.binary(max_size=20)))
-def test_split_lines_any_chunks_join_to_the_same_bytes(chunks: list[bytes]) -> None:
-    lines = list(split_lines(chunks))
-    assert b"".join(lines) == b"".join(chunks)
-    assert all(line.endswith(b"\n") for line in lines[:-1])
-    assert all(b"\n" not in line[:-1] for line in lines)
 
 
 def test_file_document_is_not_changed_at_all(tmp_path: Path) -> None:
@@ -124,54 +108,3 @@ def test_jsonl_bad_line_is_refused_or_skipped(tmp_path: Path, line: bytes, field
     rejects = Rejects("skip")
     assert read_jsonl(path, rejects, field) == ["good"]
     assert rejects.skipped.total() == 1
-
-
-@pytest.mark.parametrize(
-    "kind", [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())]
-)
-def test_parquet_text_comes_back_exactly(tmp_path: Path, kind: pa.DataType) -> None:
-    texts = ["a\r\n", "三国", "", "a\r\n", "\u2028"]
-    pq.write_table(
-        pa.table({"id": range(5), "text": pa.array(texts, pa.string()).cast(kind)}), tmp_path / "p", row_group_size=2
-    )
-    rejects = Rejects("fail")
-    assert read_parquet(tmp_path / "p", rejects) == ["a\r\n", "三国", "a\r\n", "\u2028"]
-    assert rejects.empty == 1
-
-
-def test_parquet_nested_field_with_nulls(tmp_path: Path) -> None:
-    rows = [{"b": "x"}, None, {"b": None}, {"b": "y"}]
-    pq.write_table(pa.table({"a": rows}), tmp_path / "p")
-    with pytest.raises(DataError, match=r"p: row group 0, row 2: field a\.b is no string: null"):
-        read_parquet(tmp_path / "p", field="a.b")
-    rejects = Rejects("skip")
-    assert read_parquet(tmp_path / "p", rejects, "a.b") == ["x", "y"]
-    assert rejects.skipped == {"field a.b is no string": 2}
-
-
-def test_parquet_invalid_utf8_names_the_row(tmp_path: Path) -> None:
-    array = pa.array([b"good", b"\xff"]).view(pa.string())
-    pq.write_table(pa.table({"text": array}), tmp_path / "p")
-    with pytest.raises(DataError, match=r"row group 0, row 2: invalid UTF-8: byte 1 of the line, 0xff"):
-        read_parquet(tmp_path / "p")
-
-
-@pytest.mark.parametrize(
-    ("field", "message"),
-    [
-        ("body", "p: no column body; there is id, text, a: set the source's field"),
-        ("a.c", r"p: no column a\.c; there is b: set"),
-        ("text.x", r"p: no column text\.x; there is none: set"),
-        ("id", "p: column id holds int64, not strings"),
-    ],
-)
-def test_parquet_wrong_field_is_refused(tmp_path: Path, field: str, message: str) -> None:
-    pq.write_table(pa.table({"id": [1], "text": ["x"], "a": [{"b": "y"}]}), tmp_path / "p")
-    with pytest.raises(DataError, match=message):
-        read_parquet(tmp_path / "p", field=field)
-
-
-def test_parquet_file_that_is_none_is_refused(tmp_path: Path) -> None:
-    file = SourceFile(str(file_of(tmp_path, b"no parquet")), "parquet", "", "text", "")
-    with pytest.raises(DataError, match="f: not a Parquet file"):
-        list(read_documents(file, 0, 1, Rejects("fail")))

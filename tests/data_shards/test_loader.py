@@ -154,7 +154,7 @@ def test_loader_order_of_another_sequence_length_is_refused(dataset: Dataset) ->
 
 
 def test_loader_more_shards_than_open_maps_reads_them_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shard_reader, "_MAX_OPEN_SHARDS", 2)
+    monkeypatch.setattr(shard_reader, "_MOST_OPEN", 2)
     dataset = build_dataset(tmp_path, [41] * 6)
     loader = make_loader(dataset)
     tokens = loader.read(LoaderState(), 30).tokens

@@ -1,13 +1,12 @@
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_shards.dataset import Dataset
 from data_shards.errors import DataError
-from data_shards.evaluation import evaluation_batches, evaluation_labels
+from data_shards.evaluation import evaluation_batches
 from tests.data_shards.loader_dataset import build_dataset, shard_ids
 
 T = 8
@@ -41,9 +40,9 @@ def test_evaluation_any_ranks_give_the_first_sequences_once_in_level_batches(
             )
         )
         batches_of_rank.add(len(batches))
-        assert {tokens.shape for tokens, _ in batches} == {(micro_batch, T + 1)}
-        assert not any(tokens[~real].any() for tokens, real in batches)
-        rows = [row for tokens, real in batches for row in tokens[real].tolist()]
+        assert {batch.tokens.shape for batch in batches} == {(micro_batch, T + 1)}
+        assert not any(batch.tokens[~batch.real].any() for batch in batches)
+        rows = [row for batch in batches for row in batch.tokens[batch.real].tolist()]
         by_position |= {rank + i * world: row for i, row in enumerate(rows)}
     count = min(10, max(1, max_tokens // T))
     assert [by_position[p] for p in range(count)] == expected_rows()[:count]
@@ -51,10 +50,33 @@ def test_evaluation_any_ranks_give_the_first_sequences_once_in_level_batches(
     assert len(batches_of_rank) == 1
 
 
-@pytest.mark.parametrize(("max_tokens", "count"), [(0, 1), (T, 1), (5 * T + 3, 5), (10**6, 10)])
-def test_evaluation_labels_are_those_of_the_sequences_evaluated(dataset: Dataset, max_tokens: int, count: int) -> None:
-    labels = evaluation_labels(dataset, T, max_tokens)
-    np.testing.assert_array_equal(labels, np.array(expected_rows())[:count, 1:].reshape(-1))
+def test_evaluation_with_documents_tells_their_places_in_each_row(tmp_path: Path) -> None:
+    dataset = build_dataset(tmp_path, [40], [20, 12], documents=[0, 3, 8, 9, 16])
+    batches = [
+        batch
+        for rank in range(2)
+        for batch in evaluation_batches(
+            dataset, seq_len=T, rank=rank, world=2, micro_batch=2, max_tokens=99, with_documents=True
+        )
+    ]
+    # Rows [0, 8] and [8, 16] of the first shard and [0, 8] of the second: ranks 0, 1, 0.
+    starts = [
+        None if batch.document_starts is None else [s.tolist() for s in batch.document_starts] for batch in batches
+    ]
+    assert starts == [[[3, 8], [3, 8]], [[1, 8], []]]
+    assert [batch.real.tolist() for batch in batches] == [[True, True], [True, False]]
+
+
+def test_evaluation_damaged_validation_shard_is_refused_by_name(tmp_path: Path) -> None:
+    dataset = build_dataset(tmp_path, [40], VAL)
+    path = tmp_path / "val-00004.tar"
+    data = bytearray(path.read_bytes())
+    data[dataset.shards[4].blocks[1].token_offset] ^= 1
+    path.write_bytes(data)
+    batches = evaluation_batches(dataset, seq_len=T, rank=0, world=1, micro_batch=4, max_tokens=10**6)
+    assert next(batches).document_starts is None
+    with pytest.raises(DataError, match=r"Block 000001 of shard .*val-00004\.tar is damaged"):
+        list(batches)
 
 
 @pytest.mark.parametrize("val", [[], [8, 3]])

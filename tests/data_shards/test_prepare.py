@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from data_shards.dataset import Dataset
 from data_shards.errors import DataError
 from data_shards.lock import locked
 from data_shards.prepare import PrepareProgress, prepare
+from data_shards.rejects import Reject
 from data_shards.show import show
 from data_shards.units import Unit
 from data_shards.verify import verify
@@ -241,7 +243,11 @@ def test_prepare_bad_records_are_skipped_and_later_refused(tmp_path: Path) -> No
         prepare_lines(tmp_path, tmp_path / "d", **given)
     dataset = prepare_lines(tmp_path, tmp_path / "d", on_bad_record="skip", **given)
     assert _documents(dataset, "train") + _documents(dataset, "val") == 99
-    assert [dict(note.skipped) for note in dataset.unit_notes.values()] == [{"field body is no string": 1}]
+    [note] = dataset.unit_notes.values()
+    assert dict(note.skipped) == {"field body is no string": 1}
+    assert note.places == (Reject(f"{tmp_path}/a.jsonl:8", "field body is no string", "int 1"),)
+    [row] = pq.read_table(tmp_path / "d/rejects.parquet").to_pylist()
+    assert (row["source"], row["where"]) == ("a.jsonl", f"{tmp_path}/a.jsonl:8")
     with pytest.raises(DataError, match=r"a\.jsonl:8"):
         prepare_lines(tmp_path, tmp_path / "d", **given)
     assert Dataset.open(tmp_path / "d") == dataset
@@ -314,8 +320,8 @@ def test_prepare_torn_dataset_file_is_made_anew(base: Path, tmp_path: Path) -> N
 def test_prepare_dataset_of_another_format_is_refused(base: Path, tmp_path: Path) -> None:
     prepare_lines(base, tmp_path / "d")
     path = tmp_path / "d/dataset.json"
-    path.write_text(path.read_text().replace('"format": 1', '"format": 7'))
-    with pytest.raises(DataError, match="format 7, but this Headrace reads format 1: prepare into another folder"):
+    path.write_text(path.read_text().replace('"format": 2', '"format": 7'))
+    with pytest.raises(DataError, match="format 7, but this Headrace reads format 2: prepare into another folder"):
         prepare_lines(base, tmp_path / "d")
 
 

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from data_shards.errors import DataError
 from data_shards.settings import DataSettings, default_name, resolve_paths
 
 BPE = {"train": "bpe", "vocab_size": 300}
@@ -18,10 +17,12 @@ def settings(*sources: Any, **fields: Any) -> DataSettings:
 
 def test_settings_from_bare_path_take_defaults() -> None:
     (source,) = settings("corpus/*.txt").sources
-    assert (source.path, source.format, source.field, source.document) == ("corpus/*.txt", "auto", "text", "file")
+    assert (source.path, source.format, source.field, source.document) == ("corpus/*.txt", "auto", None, "file")
     assert settings("a").val_fraction == 0.01
     assert settings("a").unit_bytes == 64 * 1024 * 1024
     assert settings("a").weights is None
+    assert (settings("a").packing, settings("a").on_bad_shard) == ("stream", "fail")
+    assert settings("a").cache_bytes == 50 * 1024**3
 
 
 def test_settings_weights_of_all_sources_are_kept() -> None:
@@ -35,7 +36,21 @@ def test_settings_weights_of_all_sources_are_kept() -> None:
         (["a.txt", {"path": "b.txt", "weight": 1}], {}, "all have a weight or none has; without one: a.txt"),
         (["x/a.txt", "y/a.txt"], {}, "two are called a.txt"),
         ([{"path": "a", "format": "jsonl", "document": "line"}], {}, "document: line is for text files"),
-        ([{"path": "a", "format": "text", "field": "body"}], {}, "field: body is for jsonl and parquet"),
+        ([{"path": "a", "format": "text", "field": "body"}], {}, "field: body is for jsonl, parquet, arrow"),
+        ([{"path": "a", "format": "megatron", "field": "ids"}], {}, "field: ids is for .* but format is megatron"),
+        ([{"path": "a", "format": "webdataset", "document": "line"}], {}, "document: line is for text files"),
+        ([{"path": "a", "format": "tokens"}], {}, "sources: a holds ids, whose tokenizer must be known"),
+        (["a"], {"val_sources": [{"path": "v", "format": "megatron"}]}, "val_sources: v holds ids, whose tokenizer"),
+        (
+            [{"path": "a", "format": "tokens"}],
+            {"tokenizer": "t", "packing": "sentence_pairs"},
+            "packing: sentence_pairs needs text, but sources has a, which holds ids",
+        ),
+        ([{"path": "a", "max_passes": 0}], {}, "greater than 0"),
+        (["a"], {"val_sources": [{"path": "v", "max_passes": 2}]}, "v: validation sources are gone through once"),
+        (["a"], {"packing": "sentences"}, "'stream', 'documents' or 'sentence_pairs'"),
+        (["a"], {"on_bad_shard": "ignore"}, "'fail' or 'skip'"),
+        (["a"], {"cache_bytes": 1000}, "greater than or equal to 1048576"),
         (["a"], {"val_sources": [{"path": "v", "weight": 1}]}, "v: validation sources have no weight"),
         (["a"], {"tokenizer": {"train": "bpe", "vocab_size": 256}}, "greater than or equal to 257"),
         ([{"path": "a", "weight": 0}], {}, "greater than 0"),
@@ -58,6 +73,9 @@ def test_settings_wrong_value_is_refused(sources: list[Any], fields: dict[str, A
         ("a/corpus/**/*.txt", "corpus/**/*.txt"),
         ("*.txt", "*.txt"),
         ("/*.txt", "*.txt"),
+        ("s3://bucket/corpus/en/*.txt", "en/*.txt"),
+        ("gs://bucket/zh.jsonl", "zh.jsonl"),
+        ("datasets/wiki/", "wiki"),
     ],
 )
 def test_default_name_of_path_ignores_where_the_corpus_lies(path: str, name: str) -> None:
@@ -80,12 +98,21 @@ def test_resolved_settings_survive_a_round_trip(tmp_path: Path) -> None:
     assert DataSettings.model_validate(resolved.model_dump(mode="json")) == resolved
 
 
-@pytest.mark.parametrize("field", ["sources", "tokenizer", "dir", "val_sources"])
-def test_resolve_paths_address_with_scheme_is_refused(field: str) -> None:
-    address: Any = ["s3://bucket/b"] if "sources" in field else "s3://bucket/b"
-    given = DataSettings.model_validate({"sources": ["a"], "tokenizer": BPE, field: address})
-    with pytest.raises(DataError, match=rf"data\.{field}: s3://bucket/b is not a local path"):
-        resolve_paths(given, Path("/base"))
+def test_resolve_paths_addresses_stay_as_they_are(tmp_path: Path) -> None:
+    given = settings(
+        "s3://b/en/*.txt", tokenizer="gs://b/tokenizer.json", dir="s3://b/d", val_sources=["memory://v"], cache_dir="c"
+    )
+    found = resolve_paths(given, tmp_path)
+    assert found.sources[0].path == "s3://b/en/*.txt"
+    assert found.val_sources is not None
+    assert found.val_sources[0].path == "memory://v"
+    assert (found.tokenizer, found.dir) == ("gs://b/tokenizer.json", "s3://b/d")
+    assert found.cache_dir == f"{tmp_path}/c"
+
+
+def test_settings_ids_with_a_given_tokenizer_are_taken() -> None:
+    given = settings({"path": "a", "format": "tokens", "field": "x.ids"}, tokenizer="t", packing="documents")
+    assert (given.sources[0].field, given.packing) == ("x.ids", "documents")
 
 
 def test_settings_module_imports_nothing_heavy() -> None:

@@ -4,46 +4,117 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_shards.dataset import Dataset
+from data_shards.dataset import Dataset, UnitNote
+from data_shards.rejects import Reject
 from data_shards.shard_view import ShardView
-from data_shards.stats import describe, document_lengths, unigram_loss
-from data_shards.tokenizer import load_tokenizer
-from tests.data_shards.corpora import prepare_lines, sentence, write_lines
+from data_shards.stats import describe, describe_balance, describe_text, document_lengths, unigram_loss
+from tests.data_shards.text_dataset import document_ids, line, text_dataset
+
+A = [line(number) for number in range(60)]
+B = [line(number) for number in range(60, 80)]
+V = [line(number) for number in range(80, 90)]
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    base: Path = tmp_path_factory.mktemp("stats")
-    write_lines(base / "corpus/a.txt", range(60))
-    write_lines(base / "b.txt", range(60, 80))
-    write_lines(base / "v.txt", range(80, 90))
-    lines = [{"path": path, "document": "line"} for path in ("corpus/a.txt", "b.txt")]
-    return prepare_lines(base, base / "d", sources=lines, val_sources=[{"path": "v.txt", "document": "line"}])
+    return text_dataset(tmp_path_factory.mktemp("stats"), {"a": A, "b": B}, val={"v": V})
 
 
-def lengths_of(made: Dataset, numbers: range) -> list[int]:
-    tokenizer = load_tokenizer(made.tokenizer_path)
-    return [len(ids) + 1 for ids in tokenizer.encode([sentence(number) for number in numbers])]
+def lengths_of(made: Dataset, texts: list[str]) -> list[int]:
+    return [len(document_ids(made, text)) for text in texts]
 
 
 def test_document_lengths_count_the_end_mark(made: Dataset) -> None:
-    assert document_lengths(made, "train").tolist() == lengths_of(made, range(80))
+    assert document_lengths(made, made.split("train")[1]).tolist() == lengths_of(made, A[5:10])
 
 
 def test_describe_gives_the_numbers_of_each_split_and_source(made: Dataset) -> None:
     facts = describe(made)
     train = facts["splits"]["train"]
-    a, b = lengths_of(made, range(60)), lengths_of(made, range(60, 80))
-    text_bytes = sum(len(sentence(number).encode()) for number in range(80))
-    assert (train["tokens"], train["documents"]) == (sum(a + b), 80)
+    a, b = lengths_of(made, A), lengths_of(made, B)
+    text_bytes = sum(len(text.encode()) for text in A + B)
+    assert (train["tokens"], train["documents"], train["shards"]) == (sum(a + b), 80, 16)
     assert train["text_bytes"] == text_bytes
     assert train["text_bytes_per_token"] == text_bytes / sum(a + b)
-    assert train["tokens_per_document"]["median"] == np.median(a + b)
-    assert (train["tokens_per_document"]["min"], train["tokens_per_document"]["max"]) == (min(a + b), max(a + b))
-    assert train["sources"]["b.txt"]["token_share"] == sum(b) / sum(a + b)
-    assert train["sources"]["a.txt"]["documents"] == 60
-    assert list(facts["splits"]["val"]["sources"]) == ["v.txt"]
+    assert train["sources"]["b"]["token_share"] == sum(b) / sum(a + b)
+    assert train["sources"]["b"]["text_bytes_per_token"] == sum(len(text.encode()) for text in B) / sum(b)
+    assert train["sources"]["a"]["documents"] == 60
+    assert list(facts["splits"]["val"]["sources"]) == ["v"]
     assert (facts["vocab_size"], facts["empty_documents"], facts["skipped_records"]) == (made.vocab_size, 0, {})
+    assert facts["reject_places"] == []
+
+
+def test_describe_gives_lengths_of_each_split_and_source(made: Dataset) -> None:
+    train = describe(made)["splits"]["train"]
+    a, b = lengths_of(made, A), lengths_of(made, B)
+    for row, lengths in ((train, a + b), (train["sources"]["a"], a), (train["sources"]["b"], b)):
+        spread = row["tokens_per_document"]
+        assert (spread["min"], spread["max"], spread["mean"]) == (min(lengths), max(lengths), np.mean(lengths))
+        assert (spread["median"], spread["p99"]) == pytest.approx((np.median(lengths), np.quantile(lengths, 0.99)))
+        assert sum(each["count"] for each in row["lengths"]) == len(lengths)
+    assert train["shards_read"] == train["shards"]
+
+
+def test_describe_reads_lengths_of_a_sample_of_many_shards(made: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: set[str] = set()
+    monkeypatch.setattr(
+        Dataset, "shard_path", lambda self, shard: opened.add(shard.path) or Path(self.dir) / shard.path
+    )
+    train = describe(made, most_shards=4)["splits"]["train"]
+    assert train["shards_read"] == 4
+    assert len(opened) == 4 + 2  # validation has two
+    assert train["documents"] == 80
+    assert sum(each["count"] for each in train["lengths"]) == 20
+
+
+def test_describe_counts_and_places_what_was_left_out(tmp_path: Path) -> None:
+    rejects = tuple(Reject(f"b.jsonl:{number}", "not JSON", "{") for number in range(1, 101))
+    units = {
+        "u0": UnitNote(skipped={"not UTF-8": 1, "not JSON": 120}, places=rejects),
+        "u1": UnitNote(empty=2, skipped={"not UTF-8": 1}, places=(Reject("a.txt:7", "not UTF-8", "\\xff"),)),
+    }
+    text_dataset(tmp_path / "d", {"a": A[:5]}, notes=units)
+    facts = describe(Dataset.open(tmp_path / "d"))
+    assert facts["empty_documents"] == 2
+    assert facts["skipped_records"] == {"not JSON": 120, "not UTF-8": 2}
+    assert len(facts["reject_places"]) == 100
+    assert facts["reject_places"][0] == {"where": "a.txt:7", "reason": "not UTF-8", "found": "\\xff"}
+    assert [place["where"] for place in facts["reject_places"][1:]] == [f"b.jsonl:{number}" for number in range(1, 100)]
+
+
+def test_describe_text_gives_scripts_and_examples_of_each_source(tmp_path: Path) -> None:
+    sources = {"en": ["tide mill 1", "race "], "zh": ["三国演义。"], "ru": ["волна"]}
+    text = describe_text(text_dataset(tmp_path / "d", sources, val={"en": ["wheel"]}))
+    assert list(text) == ["en", "zh", "ru"]
+    assert text["en"]["sampled_characters"] == 21
+    assert text["en"]["scripts"]["Latin"] == 17 / 21
+    assert (text["en"]["scripts"]["digits"], text["en"]["scripts"]["whitespace"]) == (1 / 21, 3 / 21)
+    assert (text["zh"]["scripts"]["Han"], text["zh"]["scripts"]["punctuation"]) == (0.8, 0.2)
+    assert text["ru"]["scripts"]["Cyrillic"] == 1
+    assert {example["text"] for example in text["en"]["examples"]} == {"tide mill 1", "race ", "wheel"}
+
+
+def test_describe_text_takes_the_largest_of_many_sources(tmp_path: Path) -> None:
+    sources = {f"s{number:02d}": ["tide " * (number + 1)] for number in range(52)}
+    text = describe_text(text_dataset(tmp_path / "d", sources))
+    assert list(text) == [f"s{number:02d}" for number in range(2, 52)]
+
+
+def test_describe_balance_tells_how_even_shards_and_ranks_are(tmp_path: Path) -> None:
+    made = text_dataset(tmp_path / "d", {"a": ["三国 tide " * 2000, "race mill " * 500] * 6}, documents_per_shard=3)
+    described = describe_balance(made)
+    tokens = [shard.tokens for shard in made.split("train")]
+    assert described["shard_tokens"]["max"] == max(tokens)
+    assert sum(each["count"] for each in described["histogram"]) == len(tokens) == 4
+    sequences = sum((number - 1) // 1024 for number in tokens)
+    assert sum(described["ranks"]["tokens"]) == sequences * 1024
+    assert max(described["ranks"]["tokens"]) - min(described["ranks"]["tokens"]) <= 1024
+    assert described["ranks"]["round_robin"] > described["ranks"]["max_over_mean"]
+
+
+def test_describe_balance_without_a_whole_sequence_has_no_ranks(made: Dataset) -> None:
+    assert max(shard.tokens for shard in made.split("train")) < 1024
+    assert describe_balance(made)["ranks"] is None
 
 
 def all_tokens(made: Dataset) -> np.ndarray:
@@ -65,6 +136,6 @@ def test_unigram_loss_of_no_labels_is_zero(made: Dataset) -> None:
 def test_shard_view_slices_over_block_borders(made: Dataset) -> None:
     shard = made.split("train")[0]
     tokens = ShardView(made, shard).tokens(0, shard.tokens)
-    assert len(tokens) == shard.tokens
-    assert ShardView(made, shard).tokens(250, 520).tolist() == tokens[250:520].tolist()
-    assert ShardView(made, shard).tokens(256, 257).tolist() == tokens[256:257].tolist()
+    assert tokens.tolist() == [token for text in A[:5] for token in document_ids(made, text)]
+    assert ShardView(made, shard).tokens(50, 140).tolist() == tokens[50:140].tolist()
+    assert ShardView(made, shard).tokens(64, 65).tolist() == tokens[64:65].tolist()

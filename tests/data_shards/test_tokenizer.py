@@ -1,8 +1,10 @@
 import hashlib
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -47,6 +49,33 @@ def test_encode_any_text_decodes_to_itself(texts: list[str]) -> None:
     encoded = TOKENIZER.encode(texts)
     assert [TOKENIZER.decode(ids) for ids in encoded] == texts
     assert all(ids.dtype == np.uint32 for ids in encoded)
+
+
+@given(st.lists(st.text(max_size=50), max_size=5))
+def test_encode_flat_gives_the_tokens_of_encode(texts: list[str]) -> None:
+    texts = [text.encode("utf-8", "ignore").decode() for text in texts]
+    ids, offsets = TOKENIZER.encode_flat(texts)
+    assert offsets[0] == 0
+    parts = [ids[start:end].tolist() for start, end in pairwise(offsets)]
+    assert parts == [own.tolist() for own in TOKENIZER.encode(texts)]
+
+
+@given(st.text(max_size=50))
+def test_token_bytes_add_up_to_those_of_the_text(text: str) -> None:
+    text = text.encode("utf-8", "ignore").decode()
+    assert TOKENIZER.token_bytes[TOKENIZER.encode([text])[0]].sum() == len(text.encode())
+
+
+def test_token_bytes_of_added_tokens_and_the_end_mark() -> None:
+    backend = Tokenizer.from_str(TRAINED.decode())
+    backend.add_tokens(["三国"])
+    tokenizer = parse_tokenizer(backend.to_str().encode(), Path("t"))
+    assert tokenizer.token_bytes.shape == (tokenizer.vocab_size,) == (301,)
+    assert (tokenizer.token_bytes[300], tokenizer.token_bytes[tokenizer.eot_id]) == (6, 0)
+
+
+def test_borders_of_a_trained_tokenizer_hold() -> None:
+    assert TOKENIZER.borders_hold
 
 
 @pytest.mark.parametrize("text", [END_OF_TEXT, f"a{END_OF_TEXT}b", f" {END_OF_TEXT}\n{END_OF_TEXT}"])
@@ -101,6 +130,23 @@ def test_load_tokenizer_vocabulary_files_give_the_same_tokens(tmp_path: Path, vo
         assert ours.tolist() == theirs.tolist()
 
 
+@pytest.mark.parametrize("files", [["tokenizer.json"], ["encoder.json", "vocab.bpe"]])
+def test_load_tokenizer_at_an_address_is_that_of_a_folder(files: list[str]) -> None:
+    model = json.loads(TRAINED)["model"]
+    contents = {
+        "tokenizer.json": TRAINED.decode(),
+        "encoder.json": json.dumps(model["vocab"]),
+        "vocab.bpe": "#version: 0.2\n" + "\n".join(" ".join(pair) for pair in model["merges"]) + "\n",
+    }
+    folder = fsspec.filesystem("memory")
+    for name in files:
+        folder.pipe(f"/tokenizers/{len(files)}/{name}", contents[name].encode())
+    tokenizer = load_tokenizer(f"memory://tokenizers/{len(files)}/")
+    assert tokenizer.encode(TEXTS[:1])[0].tolist() == TOKENIZER.encode(TEXTS[:1])[0].tolist()
+    with pytest.raises(DataError, match=r"data\.tokenizer: memory://tokenizers/0 is no tokenizer.json"):
+        load_tokenizer("memory://tokenizers/0")
+
+
 def test_tokenizer_fingerprint_ignores_layout_of_the_file() -> None:
     pretty = json.dumps(json.loads(TRAINED), indent=4, sort_keys=True).encode()
     assert pretty != TRAINED
@@ -116,6 +162,10 @@ def test_tokenizer_fingerprint_ignores_layout_of_the_file() -> None:
         (b'{"model": {"type": "none"}}', "t is not a tokenizer.json"),
         (changed(normalizer={"type": "Lowercase"}), r"t changes text: '  Text, .* comes back as '  text"),
         (changed(decoder=None), "t changes text"),
+        (
+            changed(pre_tokenizer={**json.loads(TRAINED)["pre_tokenizer"], "add_prefix_space": True}),
+            "t changes text: 'x'",
+        ),
     ],
 )
 def test_parse_tokenizer_unusable_file_is_refused(data: bytes, message: str) -> None:

@@ -11,9 +11,11 @@ from data_shards.dataset import Dataset
 from data_shards.errors import DataError
 from data_shards.manifest import Shard, dataset_fingerprint
 from data_shards.shard_writer import ShardWriter
+from data_shards.storage import LocalFolder
 from data_shards.tokenizer import load_tokenizer, train_tokenizer
 from data_shards.verify import reader_check, shard_problems, verify
 from tests.data_shards.corpora import prepare_lines, sentence, write_lines
+from tests.data_shards.reading import flat
 
 
 @pytest.fixture(scope="module")
@@ -135,8 +137,8 @@ def test_verify_other_tokenizer_is_found(made: Dataset) -> None:
 
 def written(dir: Path, documents: list[list[int]]) -> tuple[Dataset, Shard]:
     """A shard whose hashes are right, whatever its tokens."""
-    with ShardWriter(dir / "train-00000.tar", dtype="uint16", eot_id=0, block_tokens=4) as writer:
-        writer.add([np.array(document) for document in documents])
+    with ShardWriter(LocalFolder(dir), "train-00000.tar", dtype="uint16", eot_id=0, block_tokens=4) as writer:
+        writer.add_flat(*flat(documents))
         writer.close()
     shard = Shard(
         "train",

@@ -62,6 +62,16 @@ def test_plain_lines_hold_no_control_characters_even_where_colour_is_forced(monk
     ]
 
 
+def test_plain_bad_shard_is_told_once_however_many_of_its_sequences_are_left_out() -> None:
+    view, text = plain_view(Clock())
+    common = {"event": "excluded", "attempt": 1, "time": START_TIME, "reason": "Block 000000 is damaged."}
+    with view:
+        view.feed([{**common, "start": n, "end": n + 1, "shard": f"train-0000{n % 2}.tar"} for n in range(6)])
+    assert text.getvalue().splitlines() == [
+        f"warning: leaving out what cannot be read of train-0000{n}.tar: Block 000000 is damaged." for n in range(2)
+    ]
+
+
 def test_plain_close_twice_says_the_last_state_once() -> None:
     view, text = plain_view(Clock())
     view.feed([step(1)])

@@ -35,6 +35,10 @@ def config(**changes: Any) -> RunConfig:
         ("checkpoint__keep", 5),
         ("eval__interval", 7),
         ("monitoring__experiment", "other"),
+        ("data__on_bad_shard", "skip"),
+        ("data__cache_dir", "/cache"),
+        ("data__cache_bytes", 1 << 30),
+        ("data__sources", [{"path": "/corpus/*.txt", "max_passes": 9}]),
     ],
 )
 def test_changes_of_where_and_how_are_free(field: str, value: Any) -> None:
@@ -57,6 +61,8 @@ def test_changes_of_the_course_need_consent_and_are_recorded(field: str, value: 
         ("data__streams", 6),
         ("train__precision", "bf16"),
         ("data__val_fraction", 0.3),
+        ("data__packing", "documents"),
+        ("data__sources", [{"path": "/corpus/*.txt", "weight": 2.0}]),
     ],
 )
 def test_changes_of_model_data_and_seed_are_refused_even_with_consent(field: str, value: Any) -> None:

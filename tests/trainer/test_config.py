@@ -30,6 +30,13 @@ def test_run_file_smallest_has_its_defaults_and_absolute_paths(tmp_path: Path) -
     assert config.tokens_per_step == 2048
 
 
+def test_run_file_data_at_an_address_stays_one(tmp_path: Path) -> None:
+    config = load_run_file(write(tmp_path, SMALLEST), ["data.dir=s3://bucket/ds", "data.cache_dir=copies"])
+    assert config.data_dir == "s3://bucket/ds"
+    assert config.data.cache_dir == str(tmp_path / "copies")
+    assert load_run_file(write(tmp_path, SMALLEST), ["data.dir=ds"]).data_dir == tmp_path / "ds"
+
+
 def test_run_file_dumped_and_parsed_is_the_same(tmp_path: Path) -> None:
     config = load_run_file(write(tmp_path, SMALLEST))
     assert parse_run_file(dump_run_file(config), "run.yaml") == config

@@ -1,0 +1,38 @@
+"""What the figures were measured on."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from collections.abc import Iterable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+OWN_PACKAGES = ("numpy", "pyarrow", "ray", "fastokens", "tokenizers", "msgspec")
+
+
+def describe_machine(results: Mapping[str, Any]) -> dict[str, Any]:
+    """CPU, cores, memory, system, and the versions of all packages that took part."""
+    cpu = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "cpu": cpu[1].strip() if cpu else platform.processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": memory / 2**30,
+        "system": f"Linux {platform.release()}",
+        "python": platform.python_version(),
+        "own_versions": {name: version(name) for name in OWN_PACKAGES},
+        "peers_versions": dict(sorted(_versions(results))),
+    }
+
+
+def _versions(value: Any) -> Iterable[tuple[str, str]]:
+    """All `versions` that arms have reported, wherever they stand in the results."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from inner.items() if key == "versions" else _versions(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _versions(inner)

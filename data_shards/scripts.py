@@ -1,0 +1,72 @@
+"""Which scripts a text is written in."""
+
+import unicodedata
+from bisect import bisect_right
+
+import numpy as np
+
+# Unicode's property Script (UAX #24), unassigned code points between two ranges of one script taken in. U+30FC and
+# U+FF70, the marks of long vowels, are Common there and Kana by Script_Extensions.
+SCRIPT_RANGES: dict[str, tuple[tuple[int, int], ...]] = {
+    "Latin": (
+        *((0x41, 0x5A), (0x61, 0x7A), (0xAA, 0xAA), (0xBA, 0xBA), (0xC0, 0xD6), (0xD8, 0xF6), (0xF8, 0x2B8)),
+        *((0x2E0, 0x2E4), (0x1D00, 0x1D25), (0x1D2C, 0x1D5C), (0x1D62, 0x1D65), (0x1D6B, 0x1D77), (0x1D79, 0x1DBE)),
+        *((0x1E00, 0x1EFF), (0x2071, 0x2071), (0x207F, 0x207F), (0x2090, 0x209F), (0x212A, 0x212B)),
+        *((0x2132, 0x2132), (0x214E, 0x214E), (0x2160, 0x2188), (0x2C60, 0x2C7F), (0xA722, 0xA787), (0xA78B, 0xA7FF)),
+        *((0xAB30, 0xAB5A), (0xAB5C, 0xAB64), (0xAB66, 0xAB69), (0xAB6C, 0xAB6D), (0xFB00, 0xFB06)),
+        *((0xFF21, 0xFF3A), (0xFF41, 0xFF5A), (0x10780, 0x107BF), (0x1DF00, 0x1DFF2), (0x1DFF5, 0x1DFFF)),
+    ),
+    "Han": (
+        *((0x2E80, 0x2FD5), (0x3005, 0x3005), (0x3007, 0x3007), (0x3021, 0x3029), (0x3038, 0x303B), (0x3400, 0x4DBF)),
+        *((0x4E00, 0x9FFF), (0xF900, 0xFAD9), (0x16FE2, 0x16FE3), (0x16FF0, 0x16FF6), (0x20000, 0x33479)),
+    ),
+    "Kana": (
+        *((0x3041, 0x3096), (0x309D, 0x309F), (0x30A1, 0x30FA), (0x30FC, 0x30FF), (0x31F0, 0x31FF), (0x32D0, 0x32FE)),
+        *((0x3300, 0x3357), (0xFF66, 0xFF9D), (0x1AFF0, 0x1B168), (0x1F200, 0x1F200)),
+    ),
+    "Hangul": (
+        *((0x1100, 0x11FF), (0x302E, 0x302F), (0x3131, 0x318E), (0x3200, 0x321E), (0x3260, 0x327E), (0xA960, 0xA97C)),
+        *((0xAC00, 0xD7FB), (0xFFA0, 0xFFDC)),
+    ),
+    "Cyrillic": (
+        *((0x400, 0x484), (0x487, 0x52F), (0x1C80, 0x1C8A), (0x1D2B, 0x1D2B), (0x1D78, 0x1D78), (0x2DE0, 0x2DFF)),
+        *((0xA640, 0xA69F), (0xFE2E, 0xFE2F), (0x1E030, 0x1E08F)),
+    ),
+    "Arabic": (
+        *((0x600, 0x604), (0x606, 0x60B), (0x60D, 0x61A), (0x61C, 0x61E), (0x620, 0x63F), (0x641, 0x64A)),
+        *((0x656, 0x66F), (0x671, 0x6DC), (0x6DE, 0x6FF), (0x750, 0x77F), (0x870, 0x8E1), (0x8E3, 0x8FF)),
+        *((0xFB50, 0xFD3D), (0xFD40, 0xFDFF), (0xFE70, 0xFEFC), (0x10E60, 0x10E7E), (0x10EC2, 0x10EFF)),
+        (0x1EE00, 0x1EEF1),
+    ),
+    "Devanagari": ((0x900, 0x950), (0x955, 0x963), (0x966, 0x97F), (0xA8E0, 0xA8FF), (0x11B00, 0x11B0A)),
+}
+CLASSES = (*SCRIPT_RANGES, "digits", "punctuation", "whitespace", "other")
+
+_RANGES = sorted((low, high, script) for script, ranges in SCRIPT_RANGES.items() for low, high in ranges)
+_STARTS = [low for low, _, _ in _RANGES]
+
+
+def class_of(character: str) -> str:
+    """The class, one of CLASSES, of one character.
+
+    White space comes first, then decimal digits of any script (category Nd), then the script; what has none of these
+    is punctuation if it is punctuation or a symbol (categories P and S; emoji are symbols), else other.
+    """
+    if character.isspace():
+        return "whitespace"
+    category = unicodedata.category(character)
+    if category == "Nd":
+        return "digits"
+    place = bisect_right(_STARTS, ord(character)) - 1
+    if place >= 0 and ord(character) <= _RANGES[place][1]:
+        return _RANGES[place][2]
+    return "punctuation" if category[0] in "PS" else "other"
+
+
+def count_classes(text: str) -> dict[str, int]:
+    """Characters (code points) of each class in a text, zeros included; in the order of CLASSES."""
+    codes = np.frombuffer(text.encode("utf-32-le", errors="surrogatepass"), dtype="<u4")
+    counts = dict.fromkeys(CLASSES, 0)
+    for code, count in zip(*(column.tolist() for column in np.unique(codes, return_counts=True)), strict=True):
+        counts[class_of(chr(code))] += count
+    return counts
