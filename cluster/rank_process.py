@@ -19,7 +19,7 @@ _TAIL_BYTES = 16_384
 _REASON_CHARS = 500
 _INPUT_STATUS = 2
 GOOD_STATUSES = (0, 3)
-_WHAT_IT_MEANS = {
+_WHAT_IT_MEANS: dict[int, str] = {
     signal.SIGBUS: " (SIGBUS: a file that it had mapped, such as a shard, was cut meanwhile or its disk failed)"
 }
 

@@ -1,7 +1,8 @@
 """Tokenising on Ray: the units of a corpus as Ray tasks, and those that kill their workers with care.
 
-Tasks and not Ray Data: that costs a second more at the start, twice the processor time beside the workers (9 against 4
-percent of a core, so two workers on two cores come to 1.91 of one at best), and leaves no way to count deaths.
+Tasks and not Ray Data, which starts a second later, takes twice the processor time beside the workers (9 against 4
+percent of a core: two workers on two cores are 1.91 of one at best), and lets a task die a number of times only by an
+argument that it is about to drop.
 """
 
 from __future__ import annotations

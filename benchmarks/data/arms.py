@@ -62,14 +62,6 @@ class Comparison:
     commands: dict[str, str]
     samples: dict[str, list[Sample]] = field(default_factory=dict)
 
-    def values(self, arm: str, key: str) -> list[float]:
-        """One figure of all repetitions of an arm."""
-        return [float(sample[key]) for sample in self.samples[arm]]
-
-    def rates(self, arm: str, amount: float, clock: str = "cpu_seconds") -> list[float]:
-        """`amount` per second of each repetition."""
-        return [amount / seconds for seconds in self.values(arm, clock)]
-
 
 def compare(name: str, arms: Sequence[Arm], repetitions: int) -> Comparison:
     """Run each arm once uncounted, compare what they put out, then time them in turn.

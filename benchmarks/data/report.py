@@ -186,7 +186,7 @@ def _balance(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _span(span: Sequence[float]) -> str:
-    digits = 5 if span[1] < 1.001 else 2
+    digits = 5 if span[1] < 1.001 else 3
     return f"{span[0]:.{digits}f} to {span[1]:.{digits}f}"
 
 

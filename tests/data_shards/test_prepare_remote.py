@@ -48,7 +48,8 @@ def address(request: pytest.FixtureRequest) -> str:
     return f"{request.getfixturevalue(bucket)}/deep/ds" if bucket else memory_address()
 
 
-every_store = pytest.mark.parametrize("address", ["memory", "s3", "gs"], indirect=True)
+GS = pytest.param("gs", marks=pytest.mark.slow)
+every_store = pytest.mark.parametrize("address", ["memory", "s3", GS], indirect=True)
 
 
 def asked_of_s3(monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -120,7 +121,8 @@ def test_remote_prepare_changed_file_redoes_its_unit_and_keeps_the_old_version(b
     assert verify(address, old.fingerprint).ok
 
 
-@pytest.mark.parametrize("after", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.slow
+@pytest.mark.parametrize("after", [False, True])
 def test_remote_prepare_that_dies_at_any_change_leaves_the_old_version_or_the_new(base: Path, after: bool) -> None:
     clean = memory_address()
     old = prepare_lines(base, clean)

@@ -71,6 +71,7 @@ def test_run_on_s3_killed_stopped_and_resumed_elsewhere_trains_every_step(
     assert {record["step"] for record in steps(out_dir)} == set(range(1, STEPS + 1))
     assert len({(record["step"], record["sequence_hash"]) for record in steps(out_dir)}) == STEPS
     assert len(events(out_dir, "start")) == 3
+    assert len(events(out_dir, "rank_dead")) == 1
     assert events(out_dir, "eval")[-1]["final"]
     folder = ObjectFolder(f"{bucket}/dataset")
     assert {name: folder.read(name) for name in folder.names() if name.endswith(".tar")} == near

@@ -183,7 +183,7 @@ def test_generate_evaluate_checkpoint_and_data_commands_answer(calm: tuple[Path,
 
 
 def test_prepare_on_ray_of_a_bad_record_is_refused_with_file_and_line(calm: tuple[Path, str], folder: Path) -> None:
-    """With a given tokenizer it is a task of Ray Data that finds it."""
+    """With a given tokenizer it is a Ray task that finds it."""
     (folder / "bad.jsonl").write_text('{"text": "fine"}\n{"text": \n')
     tokenizer = str(folder / "data/tokenizer.json")
     changes = {"data__sources": ["bad.jsonl"], "data__tokenizer": tokenizer, "data__dir": str(folder / "bad")}
