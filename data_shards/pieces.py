@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO
+
+from xxhash import xxh3_128, xxh3_128_hexdigest
 
 from data_shards import arrow_source, megatron_source, parquet_source, webdataset_source
 from data_shards.settings import is_remote
@@ -37,7 +38,7 @@ class Piece:
     file: SourceFile
     start: int
     end: int
-    digest: str  # SHA-256, in hex, of those bytes, or of the whole file; of its state if the file is remote
+    digest: str  # XXH3-128, in hex, of those bytes, or of the whole file; of its state if the file is remote
     text_bytes: int  # about as many
 
     def identity(self) -> list[Any]:
@@ -80,13 +81,13 @@ def _content(file: SourceFile) -> str:
 def _digests(file: SourceFile, state: FileState, ranges: list[Range]) -> list[str]:
     if is_remote(file.path) and state.version:
         parts = (json.dumps([state.size, state.version, start, end]) for start, end, _ in ranges)
-        return [hashlib.sha256(part.encode()).hexdigest() for part in parts]
+        return [xxh3_128_hexdigest(part.encode()) for part in parts]
     if _content(file) in _COUNTED_IN_BYTES:
         with open_source(file.path) as stream, reading(file.path):
             return [_hash_range(stream, start, end) for start, end, _ in ranges]
     sizes = [state_of(path).size for path in file.paths]
     whole = "".join(_hash_file(path, size) for path, size in zip(file.paths, sizes, strict=True))
-    return [hashlib.sha256(whole.encode()).hexdigest()] * len(ranges)
+    return [xxh3_128_hexdigest(whole.encode())] * len(ranges)
 
 
 def _hash_file(path: str, size: int) -> str:
@@ -95,14 +96,14 @@ def _hash_file(path: str, size: int) -> str:
 
 
 def _hash_range(stream: BinaryIO, start: int, end: int) -> str:
-    digest = hashlib.sha256()
+    digest = xxh3_128()
     if stream.tell() != start:
         stream.seek(start)
     left = end - start
     while left and (chunk := stream.read(min(CHUNK_BYTES, left))):
         digest.update(chunk)
         left -= len(chunk)
-    return digest.hexdigest()
+    return str(digest.hexdigest())
 
 
 def _separators(file: SourceFile) -> tuple[bytes, ...]:

@@ -96,8 +96,8 @@ class ShardCache:
         self._pinned: OrderedDict[Path, IO[bytes]] = OrderedDict()
         self._pin_lock = threading.Lock()
         self._warned = False
-        self._wanted: list[Shard] = []  # ahead of need, the first needed first
-        self._taken: set[str] = set()  # what the threads got or are getting of it
+        self._wanted: dict[str, Shard] = {}  # ahead of need, by SHA-256, the first needed first
+        self._taken: dict[str, int] = {}  # bytes of those the threads got or are getting and `path` did not ask for yet
         self._change = threading.Condition()
         self._threads: list[threading.Thread] = []
         try:
@@ -115,36 +115,32 @@ class ShardCache:
         path = self.dir / f"{shard.sha256}{_SUFFIX}"
         while not self._pin(path, shard.bytes):
             self._bring(shard, path)
+        with self._change:
+            self._wanted.pop(shard.sha256, None)
+            self._taken.pop(shard.sha256, None)
+            self._change.notify_all()
         return path
 
     def ahead(self, shards: Sequence[Shard]) -> None:
         """Get these in the background, the first first; forget those of earlier calls that are not among them.
 
-        Takes as many of them as an eighth of the cache holds, and at least one.
+        Those that `path` was not asked for yet fill at most an eighth of the cache, or are one.
         """
-        left = self._max_bytes // AHEAD_SHARE
-        chosen: list[Shard] = []
-        for shard in shards:
-            left -= shard.bytes
-            if left < 0 and chosen:
-                break
-            chosen.append(shard)
         with self._change:
-            self._wanted = chosen
-            self._taken &= {shard.sha256 for shard in chosen}
+            wanted = {shard.sha256: shard for shard in shards}
+            self._taken = {sha256: size for sha256, size in self._taken.items() if sha256 in wanted}
+            self._wanted = {sha256: shard for sha256, shard in wanted.items() if sha256 not in self._taken}
             self._change.notify_all()
         # Daemons, so that a rank that ends does not wait for what it no longer needs.
-        while chosen and len(self._threads) < AHEAD_THREADS:
+        while shards and len(self._threads) < AHEAD_THREADS:
             self._threads.append(threading.Thread(target=self._work_ahead, name="shards ahead", daemon=True))
             self._threads[-1].start()
 
     def _work_ahead(self) -> None:
         while True:
             with self._change:
-                self._change.wait_for(lambda: self._next() is not None)
-                shard = self._next()
-                assert shard is not None
-                self._taken.add(shard.sha256)
+                while (shard := self._take()) is None:
+                    self._change.wait()
             path = self.dir / f"{shard.sha256}{_SUFFIX}"
             try:
                 while not _touch(path, shard.bytes):
@@ -152,8 +148,14 @@ class ShardCache:
             except (DataError, OSError) as error:
                 logger.warning("%s; it will be tried again when it is needed", error)
 
-    def _next(self) -> Shard | None:
-        return next((shard for shard in self._wanted if shard.sha256 not in self._taken), None)
+    def _take(self) -> Shard | None:
+        """The next shard to get, if there is room for it ahead of need."""
+        shard = next(iter(self._wanted.values()), None)
+        room = self._max_bytes // AHEAD_SHARE - sum(self._taken.values())
+        if shard is None or (self._taken and shard.bytes > room):
+            return None
+        self._taken[shard.sha256] = self._wanted.pop(shard.sha256).bytes
+        return shard
 
     def _bring(self, shard: Shard, path: Path) -> None:
         """Bring a shard here under its name, proved, or wait until another thread or process did or gave up."""

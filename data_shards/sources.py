@@ -17,7 +17,7 @@ from data_shards.source_files import FileState, find, is_folder, open_source, re
 Format = Literal["text", "jsonl", "parquet", "arrow", "webdataset", "tokens", "megatron"]
 Compression = Literal["", "gz", "zst"]
 
-CHUNK_BYTES = 1 << 20
+CHUNK_BYTES = 1 << 18
 _FORMATS: dict[str, Format] = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",

@@ -74,11 +74,13 @@ class UnitRun:
             return split_checksums(texts if len(places) == len(texts) else [texts[i] for i in places])
 
         def write(split: str, places: Sequence[int], unfinished: bool) -> None:
-            chosen = [texts[i] for i in places]
-            size = sum([len(text) if text.isascii() else len(text.encode()) for text in chosen])
+            chosen = texts if len(places) == len(texts) else [texts[i] for i in places]
             if self._in_pairs:
                 chosen, unfinished = [pair for text in chosen for pair in sentence_pairs(text)], False
-            self._outputs[split].add(*self._encoder.encode_flat(chosen), size, unfinished=unfinished)
+            ids, offsets = self._encoder.encode_flat(chosen)
+            # After the encoder, which leaves their UTF-8 with the strings that are not ASCII.
+            size = sum([len(text) if text.isascii() else len(text.encode()) for text in chosen])
+            self._outputs[split].add(ids, offsets, size, unfinished=unfinished)
 
         self._distribute(len(texts), batch.unfinished, bad, checksums, write)
 

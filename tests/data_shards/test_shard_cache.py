@@ -304,6 +304,10 @@ def test_cache_ahead_takes_an_eighth_of_the_cache_and_at_least_one(folder: Objec
     cache.ahead(shards[3:])
     wait_until(lambda: len(kept(tmp_path / "a")) == 3)
     assert kept(tmp_path / "a") == {shard.sha256 for shard in shards[3:6]}
+    for number in (4, 3):  # what is used makes room for the next
+        cache.path(shards[number])
+    wait_until(lambda: len(kept(tmp_path / "a")) == 5)
+    assert kept(tmp_path / "a") == {shard.sha256 for shard in shards[3:8]}
     small = cache_of(folder, tmp_path / "b", 3)
     small.ahead(shards)
     wait_until(lambda: kept(tmp_path / "b") == {shards[0].sha256})
