@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +12,6 @@ from numpy.typing import NDArray
 PART_BYTES = 1 << 20
 # Characters of one batch together, at most (a batch of one longer text apart).
 BATCH_BYTES = 1 << 20
-_END_CHARACTERS = 256
 
 Place = Callable[[int], str]
 """Names the place (file and line, or the like) of the i-th document of a batch."""
@@ -76,22 +74,6 @@ def text_batches(parts: Iterable[Part], place: Place | None = None) -> Iterator[
             held, size, first = [], 0, documents
     if held:
         yield TextBatch(held, place=_shifted(place, first))
-
-
-def split_key(text: str) -> bytes:
-    """What a document's split is chosen by: its two ends, which take less time than all of it.
-
-    Of a document in parts those of the first part count.
-    """
-    if len(text) > 2 * _END_CHARACTERS:
-        text = text[:_END_CHARACTERS] + text[-_END_CHARACTERS:]
-    return text.encode()
-
-
-def split_checksums(texts: Sequence[str]) -> list[int]:
-    """The CRC-32 of each text's `split_key`, without a call for each."""
-    ends = _END_CHARACTERS
-    return [crc32((text[:ends] + text[-ends:]).encode() if len(text) > 2 * ends else text.encode()) for text in texts]
 
 
 def joined(batches: Iterable[Batch]) -> Iterator[Batch]:

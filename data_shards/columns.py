@@ -260,6 +260,11 @@ def _type_of(path: str, field: str, schema: pa.Schema) -> pa.DataType:
                 f"{path}: no column {'.'.join(names[: depth + 1])}; there is {', '.join(children) or 'none'}: "
                 "set the source's field"
             )
+        if children.count(name) > 1:
+            raise DataError(
+                f"{path}: {children.count(name)} columns are called {'.'.join(names[: depth + 1])}, and one is needed: "
+                "write the file anew with a name for each"
+            )
         node = node.field(children.index(name)).type
     return node
 

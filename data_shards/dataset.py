@@ -40,6 +40,9 @@ TOKENIZER_FILE = "tokenizer.json"
 VERSIONS_FOLDER = "versions"
 COMMITS_FOLDER = "commits"
 REJECTS_FILE = "rejects.parquet"
+# Of dataset.json, what a Dataset has as it is, and what else must be there to read it.
+_KEPT_FACTS = ("fingerprint", "tokenizer_fingerprint", "corpus_fingerprint", "vocab_size", "eot_id", "dtype")
+_NEEDED_FACTS = (*_KEPT_FACTS, "manifest_sha256", "rejects_sha256", "unit_notes")
 
 logger = logging.getLogger(__name__)
 
@@ -86,13 +89,12 @@ class Dataset:
             )
         places = _read_places(folder, base, facts)
         notes = {key: UnitNote(**note, places=places.get(key, ())) for key, note in facts["unit_notes"].items()}
-        kept = ("fingerprint", "tokenizer_fingerprint", "corpus_fingerprint", "vocab_size", "eot_id", "dtype")
         return cls(
             dir=dir,
             shards=shards,
             unit_notes=notes,
             cache=cache or CachePlace(),
-            **{name: facts[name] for name in kept},
+            **{name: facts[name] for name in _KEPT_FACTS},
         )
 
     def split(self, name: str) -> tuple[Shard, ...]:
@@ -178,8 +180,8 @@ def commit(dataset: Dataset, files: Mapping[str, bytes] | None = None, after: in
 
 def newest_commit(folder: Folder) -> int:
     """The number of the newest commit in an object store; 0 where there is none."""
-    names = folder.names(f"{COMMITS_FOLDER}/")
-    return int(Path(names[-1]).stem) if names else 0
+    stems = [Path(name).stem for name in folder.names(f"{COMMITS_FOLDER}/")]
+    return max((int(stem) for stem in stems if stem.isdecimal()), default=0)
 
 
 def newest_base(folder: Folder) -> str:
@@ -279,6 +281,8 @@ def _read_facts(folder: Folder, base: str, fingerprint: str | None) -> dict[str,
     except ValueError as error:
         raise DataError(f"{where}: not JSON ({error}): run headrace prepare again") from error
     _refuse_other_format(facts, where)
+    if missing := [name for name in _NEEDED_FACTS if name not in facts]:
+        raise DataError(f"{where}: has no {missing[0]!r}, so it is not as it was written: run headrace prepare again")
     if fingerprint is not None and facts["fingerprint"] != fingerprint:
         raise DataError(f"{where}: says it is version {facts['fingerprint']}: run headrace prepare again")
     return dict(facts)

@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from data_shards.batches import TextBatch, split_key
+from data_shards.batches import TextBatch
 from data_shards.dataset import TOKENIZER_FILE, Dataset
 from data_shards.errors import DataError
 from data_shards.rejects import Rejects, shown
@@ -127,7 +127,7 @@ def _texts(unit: Unit, on_bad_record: str, *, train_only: bool = False) -> Itera
             goes_on = False
             continue
         for text in batch.texts:
-            wanted = wanted if goes_on else not train_only or unit.rule.split_of(split_key(text)) == "train"
+            wanted = wanted if goes_on else not train_only or unit.rule.split_of(text.encode()) == "train"
             goes_on = False
             if wanted:
                 yield text

@@ -253,6 +253,8 @@ def _check_sizes_of_splits(shards: Sequence[Shard], min_val_tokens: int, setting
     if not shards:
         raise DataError("data.sources: hold no document: give files that hold text")
     if not any(shard.split == "train" for shard in shards):
+        if settings.val_sources is not None:
+            raise DataError("data.sources: hold no document to train on: give files that hold text")
         raise DataError("data.sources: all documents are held out, none is left to train on: lower data.val_fraction")
     sizes = [shard.tokens for shard in shards if shard.split == "val"]
     if max(sizes, default=0) >= min_val_tokens:

@@ -81,7 +81,9 @@ class DataSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    dir: str | None = Field(None, description="where the dataset lies; default: OUT_DIR/data")
+    dir: str | None = Field(
+        None, description="where the dataset lies, a folder or s3://..., gs://...; default: OUT_DIR/data"
+    )
     sources: tuple[SourceSettings, ...] = Field(min_length=1, description="paths, patterns or sections")
     tokenizer: TrainTokenizer | str = Field(
         description="{train: bpe, vocab_size: N}, a tokenizer.json, or a folder with tokenizer.json "
@@ -91,7 +93,9 @@ class DataSettings(BaseModel):
     val_sources: tuple[SourceSettings, ...] | None = Field(
         None, min_length=1, description="held-out files; val_fraction is then not used"
     )
-    on_bad_record: Literal["fail", "skip"] = Field("fail", description="skip drops bad records, counts and logs them")
+    on_bad_record: Literal["fail", "skip"] = Field(
+        "fail", description="skip drops bad records, counts them and lists the first in rejects.parquet"
+    )
     on_bad_shard: Literal["fail", "skip"] = Field(
         "fail", description="skip leaves a missing or corrupt shard out of training, and records that"
     )
@@ -107,7 +111,7 @@ class DataSettings(BaseModel):
     cache_dir: str | None = Field(
         None, description="where a node keeps the shards of a remote dataset; default: a folder in its temporary one"
     )
-    cache_bytes: int = Field(50 << 30, ge=1 << 20, description="what cache_dir holds, at most")
+    cache_bytes: int = Field(50 << 30, ge=1 << 20, description="what cache_dir holds, at most; 1048576 or more")
 
     @field_validator("val_sources")
     @classmethod

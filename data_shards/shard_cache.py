@@ -96,6 +96,7 @@ class ShardCache:
         self._pinned: OrderedDict[Path, IO[bytes]] = OrderedDict()
         self._pin_lock = threading.Lock()
         self._warned = False
+        self._damaged: dict[str, str] = {}  # why, by SHA-256: each is brought in vain once, and not for every row
         self._wanted: dict[str, Shard] = {}  # ahead of need, by SHA-256, the first needed first
         self._taken: dict[str, int] = {}  # bytes of those the threads got or are getting and `path` did not ask for yet
         self._change = threading.Condition()
@@ -159,6 +160,8 @@ class ShardCache:
 
     def _bring(self, shard: Shard, path: Path) -> None:
         """Bring a shard here under its name, proved, or wait until another thread or process did or gave up."""
+        if shard.sha256 in self._damaged:
+            raise DataError(self._damaged[shard.sha256])
         temporary = self.dir / f"{TEMPORARY_PREFIX}{shard.sha256}-{shard.bytes}"
         try:
             with temporary.open("ab") as file:
@@ -185,13 +188,18 @@ class ShardCache:
 
     def _download(self, shard: Shard, to: Path) -> None:
         for wait_seconds in (*RETRY_WAITS_SECONDS, None):
+            damage = None
             try:
                 if not self._folder.download(shard.path, to):
                     break
-                self._prove(shard, to)
-                return
+                damage = self._damage(shard, to)
+                if damage is None:
+                    return
+                raise DataError(damage)
             except DataError as error:
                 if wait_seconds is None:
+                    if damage is not None:
+                        self._damaged[shard.sha256] = damage
                     raise
                 logger.warning("%s; trying again", error)
                 time.sleep(wait_seconds)
@@ -200,15 +208,17 @@ class ShardCache:
             "bring the file back, or prepare the dataset again."
         )
 
-    def _prove(self, shard: Shard, path: Path) -> None:
+    def _damage(self, shard: Shard, path: Path) -> str | None:
+        """What is wrong with a file that should be the shard."""
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != shard.sha256:
-            raise DataError(
-                f"Shard {self._folder.address}/{shard.path} is damaged: it has {path.stat().st_size} bytes with "
-                f"SHA-256 {found} and the manifest says {shard.bytes} bytes with {shard.sha256}: "
-                "delete the file and prepare the dataset again."
-            )
+        size = path.stat().st_size
+        if (size, found) == (shard.bytes, shard.sha256):
+            return None
+        return (
+            f"Shard {self._folder.address}/{shard.path} is damaged: it has {size} bytes with SHA-256 {found} and the "
+            f"manifest says {shard.bytes} bytes with {shard.sha256}: delete the file and prepare the dataset again."
+        )
 
     def _make_room(self, needed: int, keep: Path) -> None:
         """Remove copies until `needed` bytes fit, or nothing is left that may go. `keep` is where they will be."""

@@ -92,7 +92,8 @@ class ShardReader:
         self._dtype = np.dtype(dataset.dtype).newbyteorder("<")
         self._item: Literal["H", "I"] = "H" if self._dtype.itemsize == 2 else "I"
         self._open: dict[int, _OpenShard] = {}
-        self._max_open = min(_MOST_OPEN, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
+        # A map holds a file descriptor, and the readers of training and of an evaluation have theirs at the same time.
+        self._max_open = min(_MOST_OPEN, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
         # Of each shard, for longer than its map: bit 2 * block for its tokens, bit 2 * block + 1 for its documents.
         self._proved: dict[int, int] = {}
 

@@ -42,7 +42,9 @@ def find(pattern: str) -> dict[str, FileState]:
     """The file of that name or else those that match the pattern, sorted by path; hidden ones only if it names them."""
     if not is_remote(pattern):
         # Path.glob would match hidden files too.
-        names = [pattern] if Path(pattern).is_file() else sorted(glob(pattern, recursive=True))  # noqa: PTH207
+        with reading(pattern):
+            is_file = Path(pattern).is_file()
+        names = [pattern] if is_file else sorted(glob(pattern, recursive=True))  # noqa: PTH207
         found = {name: _local_state(name) for name in names}
         return {name: state for name, state in found.items() if state is not None}
     system = file_system(pattern)
@@ -60,7 +62,8 @@ def find(pattern: str) -> dict[str, FileState]:
 def is_folder(path: str) -> bool:
     """Whether there is a folder of that name."""
     if not is_remote(path):
-        return Path(path).is_dir()
+        with reading(path):
+            return Path(path).is_dir()
     with _telling(path):
         return bool(file_system(path).isdir(path))
 

@@ -1,15 +1,17 @@
 """A dataset in numbers, and the unigram model that any training must beat."""
 
+import logging
 import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from data_shards.balance import balance, max_over_mean
 from data_shards.dataset import Dataset
+from data_shards.errors import DataError
 from data_shards.lengths import LengthHistogram
 from data_shards.loader import train_order
 from data_shards.manifest import SPLITS, Shard, counts
@@ -18,8 +20,11 @@ from data_shards.rejects import Reject
 from data_shards.sample import sample_documents, sample_text
 from data_shards.scripts import CLASSES, count_classes
 from data_shards.settings import DataSettings
+from data_shards.shard_reader import ShardReader
 from data_shards.shard_view import ShardView
 from data_shards.tokenizer import load_tokenizer
+
+logger = logging.getLogger(__name__)
 
 # Of a larger split so many shards, drawn at random, stand for all in the distribution of lengths.
 MOST_SHARDS = 1024
@@ -103,22 +108,47 @@ def describe_balance(dataset: Dataset) -> dict[str, Any]:
     return described
 
 
-def unigram_loss(dataset: Dataset, label_ids: np.ndarray, sample_tokens: int = 64_000_000) -> float:
+def unigram_loss(
+    dataset: Dataset,
+    label_ids: np.ndarray,
+    sample_tokens: int = 64_000_000,
+    on_bad_shard: Literal["fail", "skip"] = "fail",
+) -> float:
     """Loss of the unigram model on `label_ids`, in nats per token; 0.0 of no labels.
 
     The model counts the first `sample_tokens` training tokens in manifest order, with one added to each token's count
-    (Laplace smoothing), so that it gives every token of the vocabulary a chance.
+    (Laplace smoothing), so that it gives every token of the vocabulary a chance. With `skip` it does without the
+    shards that are missing or damaged, and logs a warning.
+
+    Raises: DataError with `fail` if a shard that it counts is missing or damaged.
     """
     numbers = np.ones(dataset.vocab_size, dtype=np.float64)
-    left = sample_tokens
+    left, failures = sample_tokens, []
     for shard in dataset.split("train"):
-        view = ShardView(dataset, shard) if left else None
-        for block in shard.blocks if view else ():
-            tokens = view.tokens_of(block)[:left] if view else np.empty(0)
-            numbers += np.bincount(tokens, minlength=dataset.vocab_size)
-            left -= len(tokens)
+        if left <= 0:
+            break
+        try:
+            numbers += _token_counts(dataset, shard, left)
+        except DataError as error:
+            if on_bad_shard == "fail":
+                raise
+            failures.append(error)
+        else:
+            left -= shard.tokens
+    if failures:
+        logger.warning("shards that the unigram model does without: %d; the first: %s", len(failures), failures[0])
     log_probabilities = np.log(numbers) - np.log(numbers.sum())
     return float(-log_probabilities[label_ids].mean()) if len(label_ids) else 0.0
+
+
+def _token_counts(dataset: Dataset, shard: Shard, most: int) -> np.ndarray:
+    """How often each token is among the first `most` of a shard, int64 [V]; DataError if their blocks are damaged."""
+    ShardReader(dataset, [shard]).prove(0, 0, min(most, shard.tokens), with_documents=False)
+    view, numbers = ShardView(dataset, shard), np.zeros(dataset.vocab_size, np.int64)
+    for first, block in view.placed_blocks():
+        if first < most:
+            numbers += np.bincount(view.tokens_of(block)[: most - first], minlength=dataset.vocab_size)
+    return numbers
 
 
 def document_lengths(dataset: Dataset, shard: Shard) -> np.ndarray:

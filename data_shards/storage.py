@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
 from typing import Protocol
 
@@ -76,18 +78,23 @@ class LocalFolder:
         return create_atomically(path, data)
 
     def size(self, name: str) -> int | None:
-        path = self.path / name
-        return path.stat().st_size if path.is_file() else None
+        try:
+            status = (self.path / name).stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return status.st_size if stat.S_ISREG(status.st_mode) else None
 
     def sizes(self, prefix: str = "") -> dict[str, int]:
         inside, _, _ = prefix.rpartition("/")
-        start = self.path / inside
         found = {}
-        for path in start.rglob("*"):
-            hidden = any(part.startswith(".") for part in path.relative_to(start).parts)
-            name = path.relative_to(self.path).as_posix()
-            if not hidden and name.startswith(prefix) and path.is_file():
-                found[name] = path.stat().st_size
+        # os.walk passes over folders that are removed meanwhile, as another prepare does when it ends.
+        for folder, folders, files in os.walk(self.path / inside):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            for path in (Path(folder, name) for name in files if not name.startswith(".")):
+                name = path.relative_to(self.path).as_posix()
+                size = self.size(name) if name.startswith(prefix) else None
+                if size is not None:
+                    found[name] = size
         return dict(sorted(found.items()))
 
     def names(self, prefix: str = "") -> list[str]:

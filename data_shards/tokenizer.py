@@ -17,7 +17,7 @@ from data_shards.encoder import Encoder, Flat, exact_flat
 from data_shards.errors import DataError
 from data_shards.files import write_atomically
 from data_shards.settings import is_remote
-from data_shards.source_files import find, read_bytes
+from data_shards.source_files import find, read_bytes, reading
 
 END_OF_TEXT = "<|endoftext|>"
 _VOCABULARY_FILES = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
@@ -149,7 +149,10 @@ def _byte_level(model: models.BPE) -> Tokenizer:
 
 
 def _is_file(address: str) -> bool:
-    return bool(find(address)) if is_remote(address) else Path(address).is_file()
+    if is_remote(address):
+        return bool(find(address))
+    with reading(address):
+        return Path(address).is_file()
 
 
 def _from_vocabulary(vocabulary: str, merges: str) -> bytes:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import zlib
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data_shards.batches import PART_BYTES, Batch, Place, TextBatch, TokenBatch, split_checksums
+from data_shards.batches import PART_BYTES, Batch, Place, TextBatch, TokenBatch
 from data_shards.document_flow import DocumentFlow
 from data_shards.encoder import Encoder, Flat
 from data_shards.end_marks import without_last_end_marks
@@ -23,6 +25,24 @@ logger = logging.getLogger(__name__)
 
 TryTexts = Callable[[Sequence[str]], Mapping[int, str]]
 """Of texts those that end the process which encodes them, and how."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Documents:
+    """Documents, at least one, as tokens: piece i is ids[offsets[i]:offsets[i + 1]]."""
+
+    ids: NDArray[np.uint32]
+    offsets: NDArray[np.int64]  # [pieces + 1]
+    first_pieces: NDArray[np.int64] | None  # [documents + 1]; None if each document is one piece
+    checksums: NDArray[np.uint64]  # [documents], CRC-32 of the text, or of the ids as little-endian uint32
+    text_bytes: NDArray[np.int64]  # [documents]
+
+    def tokens_of(self, places: NDArray[np.int64]) -> Flat:
+        """The pieces of the documents at `places`, which rise."""
+        if self.first_pieces is None:
+            return _gathered(self.ids, self.offsets, places)
+        own = [np.arange(self.first_pieces[i], self.first_pieces[i + 1]) for i in places.tolist()]
+        return _gathered(self.ids, self.offsets, np.concatenate(own))
 
 
 class UnitRun:
@@ -69,76 +89,73 @@ class UnitRun:
             )
             self._has_told_of_parts = True
         bad = self._killers(batch) if self._try_texts is not None else ()
+        continued = self._flow.within_document and 0 not in bad
+        kept = self._flow.kept(len(texts), batch.unfinished, bad)
+        if kept:
+            chosen = texts if len(kept) == len(texts) else [texts[i] for i in kept]
+            self._distribute(self._encoded(chosen), continued)
 
-        def checksums(places: Sequence[int]) -> list[int]:
-            return split_checksums(texts if len(places) == len(texts) else [texts[i] for i in places])
-
-        def write(split: str, places: Sequence[int], unfinished: bool) -> None:
-            chosen = texts if len(places) == len(texts) else [texts[i] for i in places]
-            if self._in_pairs:
-                chosen, unfinished = [pair for text in chosen for pair in sentence_pairs(text)], False
-            ids, offsets = self._encoder.encode_flat(chosen)
-            # After the encoder, which leaves their UTF-8 with the strings that are not ASCII.
-            size = sum([len(text) if text.isascii() else len(text.encode()) for text in chosen])
-            self._outputs[split].add(ids, offsets, size, unfinished=unfinished)
-
-        self._distribute(len(texts), batch.unfinished, bad, checksums, write)
+    def _encoded(self, texts: list[str]) -> _Documents:
+        pieces, first = texts, None
+        if self._in_pairs:
+            pairs = [sentence_pairs(text) for text in texts]
+            pieces = [pair for own in pairs for pair in own]
+            first = np.cumsum([0, *map(len, pairs)])
+        ids, offsets = self._encoder.encode_flat(pieces)
+        # After the encoder, which leaves their UTF-8 with the strings that are not ASCII.
+        data = [text.encode() for text in texts]
+        checksums = np.array([*map(zlib.crc32, data)], dtype=np.uint64)
+        return _Documents(ids, offsets, first, checksums, np.array([*map(len, data)]))
 
     def _add_tokens(self, batch: TokenBatch) -> None:
         batch = without_last_end_marks(batch, self._tokenizer.eot_id)
         ids, offsets = batch.ids, batch.offsets
-        sizes = self._tokenizer.token_bytes
-
-        def checksums(places: Sequence[int]) -> list[int]:
-            return [zlib.crc32(ids[offsets[i] : offsets[i + 1]].astype("<u4").tobytes()) for i in places]
-
-        def write(split: str, places: Sequence[int], unfinished: bool) -> None:
-            own_ids, own_offsets = _gathered(ids, offsets, places)
-            self._outputs[split].add(own_ids, own_offsets, int(sizes[own_ids].sum()), unfinished=unfinished)
-
         # The last part of a document may be empty, another document may not.
         empty = set(np.flatnonzero(offsets[1:] == offsets[:-1]).tolist())
         if self._flow.within_document:
             empty.discard(0)
         self._rejects.empty += len(empty)
         bad = {*self._unusable(batch), *empty}
-        self._distribute(len(offsets) - 1, batch.unfinished, bad, checksums, write)
-
-    def _distribute(
-        self,
-        documents: int,
-        unfinished: bool,
-        bad: Collection[int],
-        checksums: Callable[[Sequence[int]], list[int]],
-        write: Callable[[str, Sequence[int], bool], None],
-    ) -> None:
-        """Have each split's documents written, in order; their splits are chosen by their checksums."""
         continued = self._flow.within_document and 0 not in bad
-        kept = self._flow.kept(documents, unfinished, bad)
+        kept = self._flow.kept(len(offsets) - 1, batch.unfinished, bad)
         if not kept:
             return
-        held_out = self._held_out(kept, continued, checksums)
+        ids, offsets = _gathered(ids, offsets, np.asarray(kept))
+        bounds = list(pairwise(offsets.tolist()))
+        checksums = np.array([zlib.crc32(ids[i:j].astype("<u4").tobytes()) for i, j in bounds], dtype=np.uint64)
+        ends = np.concatenate([[0], np.cumsum(self._tokenizer.token_bytes[ids])])
+        self._distribute(_Documents(ids, offsets, None, checksums, np.diff(ends[offsets])), continued)
+
+    def _distribute(self, documents: _Documents, continued: bool) -> None:
+        """Write each document to the shard of its split, in order.
+
+        With `continued` the first one goes on with the unfinished one before it.
+        """
+        held_out = self._held_out(documents.checksums, continued)
         last_split = "val" if held_out[-1] else "train"
         if self._flow.within_document:
             self._unfinished_split = last_split
-        places = np.asarray(kept)
-        for split, own in (("train", places[~held_out].tolist()), ("val", places[held_out].tolist())):
+        for split, own in (("train", np.flatnonzero(~held_out)), ("val", np.flatnonzero(held_out))):
             is_last_unfinished = self._flow.within_document and split == last_split
             whole = own[:-1] if is_last_unfinished else own
-            if whole:
-                write(split, whole, False)
+            if len(whole):
+                self._write(split, documents, whole, unfinished=False)
             if is_last_unfinished:
-                if whole or not continued:
+                if len(whole) or not continued:
                     self._outputs[split].mark()
-                write(split, own[-1:], True)
+                self._write(split, documents, own[-1:], unfinished=True)
 
-    def _held_out(
-        self, kept: Sequence[int], continued: bool, checksums: Callable[[Sequence[int]], list[int]]
-    ) -> NDArray[np.bool_]:
+    def _write(self, split: str, documents: _Documents, own: NDArray[np.int64], *, unfinished: bool) -> None:
+        ids, offsets = documents.tokens_of(own)
+        # A pair is a document of its own, so nothing of it goes on.
+        unfinished = unfinished and documents.first_pieces is None
+        self._outputs[split].add(ids, offsets, int(documents.text_bytes[own].sum()), unfinished=unfinished)
+
+    def _held_out(self, checksums: NDArray[np.uint64], continued: bool) -> NDArray[np.bool_]:
         """Whether documents are for validation, [documents]."""
         if self._rule.kind != "hash":
-            return np.full(len(kept), self._rule.kind == "val")
-        held_out = self._rule.held_out(np.array(checksums(kept), dtype=np.uint64))
+            return np.full(len(checksums), self._rule.kind == "val")
+        held_out = self._rule.held_out(checksums)
         if continued:
             held_out[0] = self._unfinished_split == "val"
         return held_out
@@ -170,16 +187,16 @@ class UnitRun:
         return set(documents.tolist())
 
 
-def _gathered(ids: NDArray[np.uint32], offsets: NDArray[np.int64], places: Sequence[int]) -> Flat:
-    """The documents at `places`, which rise."""
-    first, last = places[0], places[-1]
+def _gathered(ids: NDArray[np.uint32], offsets: NDArray[np.int64], places: NDArray[np.int64]) -> Flat:
+    """The documents at `places`, of which there is at least one, and which rise."""
+    first, last = int(places[0]), int(places[-1])
     if last - first == len(places) - 1:
         own = offsets[first : last + 2]
         return ids[own[0] : own[-1]], own - own[0]
-    chosen = np.asarray(places)
-    own = np.zeros(len(chosen) + 1, dtype=np.int64)
-    np.cumsum(offsets[chosen + 1] - offsets[chosen], out=own[1:])
-    return np.concatenate([ids[offsets[i] : offsets[i + 1]] for i in places]), own
+    own = np.zeros(len(places) + 1, dtype=np.int64)
+    np.cumsum(offsets[places + 1] - offsets[places], out=own[1:])
+    bounds = zip(offsets[places].tolist(), offsets[places + 1].tolist(), strict=True)
+    return np.concatenate([ids[start:end] for start, end in bounds]), own
 
 
 def _place(place: Place | None, document: int) -> str:

@@ -21,7 +21,7 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from data_shards.batches import PART_BYTES, Batch
+from data_shards.batches import Batch
 from data_shards.documents import read_documents
 from data_shards.errors import DataError
 from data_shards.manifest import FORMAT_VERSION
@@ -52,12 +52,12 @@ class SplitRule:
     def split_of(self, data: bytes) -> str:
         """ "train" or "val" of a document's UTF-8, or of its ids as little-endian uint32.
 
-        By hash, the same document falls on the same side in whatever file it is. Of a long one the first PART_BYTES
-        count. The hash is the CRC-32, mixed by the output function of SplitMix64 (Steele, Lea, Flood 2014).
+        By hash, the same document falls on the same side in whatever file it is. Of one in parts the first part
+        counts. The hash is the CRC-32, mixed by the output function of SplitMix64 (Steele, Lea, Flood 2014).
         """
         if self.kind != "hash":
             return self.kind
-        mixed = zlib.crc32(data if len(data) <= PART_BYTES else data[:PART_BYTES]) ^ _SALT
+        mixed = zlib.crc32(data) ^ _SALT
         mixed = (mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9 & _MASK
         mixed = (mixed ^ (mixed >> 27)) * 0x94D049BB133111EB & _MASK
         return "val" if mixed ^ (mixed >> 31) < self._limit else "train"

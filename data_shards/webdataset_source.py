@@ -73,7 +73,7 @@ class _Stream:
         self._check = TarCheck(file.path)
         self._held = b""
         self._too_large: set[str] = set()
-        self.failure: DataError | None = None
+        self.failure: str | None = None
         self.ignored = 0
 
     def read(self, size: int) -> bytes:
@@ -82,7 +82,7 @@ class _Stream:
             try:
                 self._held = self._next_chunk()
             except DataError as error:
-                self.failure = error  # webdataset may change it on its way
+                self.failure = str(error)
                 raise
         data, self._held = self._held[:size], self._held[size:]
         return data
@@ -121,7 +121,7 @@ def _samples(file: SourceFile, start: int, end: int, rejects: Rejects) -> Iterat
 
     def refused(error: Exception) -> bool:
         if stream.failure is not None:
-            raise stream.failure
+            raise DataError(stream.failure) from error  # webdataset adds to the arguments of those it sees
         if not isinstance(error, ValueError):
             raise error
         rejects.reject("two members of one name in a sample", file.path, str(error.args[0]))

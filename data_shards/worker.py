@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from data_shards.tokenizer import TextTokenizer, parse_tokenizer
 from data_shards.unit_output import ShardForm, SplitOutput, token_dtype
 from data_shards.unit_run import UnitRun
 from data_shards.units import Unit
+
+logger = logging.getLogger(__name__)
 
 RECORDS_FOLDER = ".units"
 
@@ -116,9 +119,16 @@ def write_record(folder: Folder, result: UnitResult) -> None:
 
 
 def read_record(folder: Folder, key: str) -> UnitResult | None:
-    """The record of a finished unit, if there is one."""
+    """The record of a finished unit, if there is a whole one."""
     data = folder.read(record_name(key))
-    return None if data is None else UnitResult.from_dict(json.loads(data))
+    if data is None:
+        return None
+    try:
+        return UnitResult.from_dict(json.loads(data))
+    except (ValueError, KeyError, TypeError) as error:
+        name = f"{folder.address}/{record_name(key)}"
+        logger.warning("%s: not a record of a unit (%s: %s); the unit is made anew", name, type(error).__name__, error)
+        return None
 
 
 @lru_cache(maxsize=1)

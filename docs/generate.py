@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -33,6 +33,8 @@ def _type_name(annotation: Any) -> str:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return "section"
     parts = get_args(annotation)
+    if get_origin(annotation) is Annotated:
+        return _type_name(parts[0])
     if isinstance(annotation, type) and not parts:
         return annotation.__name__
     if all(isinstance(part, (str, int)) for part in parts):

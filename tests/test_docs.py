@@ -5,3 +5,9 @@ from docs.generate import PATH, render
 
 def test_run_file_page_is_what_the_models_say() -> None:
     assert PATH.read_text() == render(), "docs/run-file.md is stale: run `make docs`"
+
+
+def test_run_file_page_names_every_type_of_a_field() -> None:
+    rows = [line.split(" | ") for line in render().splitlines() if line.startswith("| `")]
+    assert ["| `n_layer`", "int \\| null"] in [row[:2] for row in rows]
+    assert not [row for row in rows if "\\|  \\|" in row[1]]

@@ -127,7 +127,8 @@ def _train_loader(config: RunConfig, dataset: Dataset, rank: int, plan: BatchPla
 
 
 def _unigram_loss(config: RunConfig, dataset: Dataset) -> float:
-    return unigram_loss(dataset, label_ids(held_out_batches(config, dataset, max_tokens=config.eval.max_tokens)()))
+    labels = label_ids(held_out_batches(config, dataset, max_tokens=config.eval.max_tokens)())
+    return unigram_loss(dataset, labels, on_bad_shard=config.data.on_bad_shard)
 
 
 def _peak(config: RunConfig, device: torch.device, precision: str, world_size: int) -> float:

@@ -100,5 +100,5 @@ def held_out_loss(trained: Trained, max_tokens: int) -> dict[str, float]:
     batches = held_out_batches(trained.config, trained.dataset, max_tokens=max_tokens)
     loss_sum, labels = summed_loss(trained.model(), batches(), torch.device("cpu"))
     loss = loss_sum / max(labels, 1)
-    unigram = unigram_loss(trained.dataset, label_ids(batches()))
+    unigram = unigram_loss(trained.dataset, label_ids(batches()), on_bad_shard=trained.config.data.on_bad_shard)
     return {"loss": loss, "perplexity": float(np.exp(loss)), "unigram_loss": unigram, "tokens": float(labels)}

@@ -1,5 +1,4 @@
 from collections.abc import Sequence
-from zlib import crc32
 
 import numpy as np
 import pytest
@@ -14,8 +13,6 @@ from data_shards.batches import (
     TokenBatch,
     Withdrawal,
     joined,
-    split_checksums,
-    split_key,
     text_batches,
 )
 from tests.data_shards.reading import documents_of
@@ -66,15 +63,3 @@ def test_joined_puts_small_batches_together_and_lets_tokens_through() -> None:
     tokens = TokenBatch(np.array([1], np.uint32), np.array([0, 1]))
     batches = list(joined([TextBatch(["a"]), TextBatch(["b", "c"]), tokens, TextBatch(["d"], unfinished=True)]))
     assert batches == [TextBatch(["a", "b", "c"]), tokens, TextBatch(["d"], unfinished=True)]
-
-
-@given(st.lists(st.text(max_size=5)))
-def test_split_checksums_are_those_of_the_keys(texts: list[str]) -> None:
-    texts = [(text * 300).encode("utf-8", "ignore").decode() for text in texts]
-    assert split_checksums(texts) == [crc32(split_key(text)) for text in texts]
-
-
-def test_split_key_has_both_ends_of_a_text() -> None:
-    text = "a" * 400 + "三" * 400
-    assert split_key(text) == ("a" * 256 + "三" * 256).encode()
-    assert split_key("三" * 512) == ("三" * 512).encode()

@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -117,6 +118,16 @@ def test_dataset_open_of_changed_facts_is_refused(tmp_path: Path, old: str, new:
         Dataset.open(tmp_path)
 
 
+@pytest.mark.parametrize("fact", ["fingerprint", "dtype", "rejects_sha256", "unit_notes"])
+def test_dataset_open_without_a_fact_is_refused_by_its_name(tmp_path: Path, fact: str) -> None:
+    commit(dataset(tmp_path))
+    facts = json.loads((tmp_path / "dataset.json").read_text())
+    del facts[fact]
+    (tmp_path / "dataset.json").write_text(json.dumps(facts))
+    with pytest.raises(DataError, match=rf"dataset\.json: has no '{fact}'"):
+        Dataset.open(tmp_path)
+
+
 def test_dataset_open_of_damaged_manifests_is_refused(tmp_path: Path) -> None:
     commit(dataset(tmp_path))
     for path in tmp_path.rglob("manifest.parquet"):
@@ -172,6 +183,13 @@ def test_dataset_remote_commit_of_the_same_version_twice_is_one() -> None:
     commit(made, after=0)
     commit(made)
     assert open_folder(address).names("commits/") == ["commits/000001.json"]
+
+
+def test_dataset_remote_commit_by_another_name_than_a_number_is_none() -> None:
+    address = memory_address()
+    commit(replace(dataset(Path("/")), dir=address))
+    open_folder(address).write("commits/000001 (copy).json", b"{}")
+    assert Dataset.open(address).fingerprint == dataset(Path("/")).fingerprint
 
 
 def test_dataset_remote_commit_that_is_no_commit_is_refused_naming_it() -> None:

@@ -1,3 +1,4 @@
+import resource
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ from hypothesis import strategies as st
 from data_shards.dataset import Dataset
 from data_shards.errors import DataError
 from data_shards.evaluation import evaluation_batches
+from data_shards.loader import LoaderState, TrainLoader, train_order
 from tests.data_shards.loader_dataset import build_dataset, shard_ids
 
 T = 8
@@ -65,6 +67,23 @@ def test_evaluation_with_documents_tells_their_places_in_each_row(tmp_path: Path
     ]
     assert starts == [[[3, 8], [3, 8]], [[1, 8], []]]
     assert [batch.real.tolist() for batch in batches] == [[True, True], [True, False]]
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_evaluation_beside_training_opens_half_of_the_files_that_a_process_may(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = build_dataset(tmp_path, [41] * 80, [41] * 80)
+    order = train_order(dataset, seq_len=T, seed=1, streams=12, window=8, weights=None)
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (100, 100))
+    before = open_files()
+    loader = TrainLoader(dataset, order, seq_len=T, rank=0, world=1, micro_batch=8)
+    assert loader.read(LoaderState(), 400).real.sum() == 400
+    batches = evaluation_batches(dataset, seq_len=T, rank=0, world=1, micro_batch=8, max_tokens=400 * T)
+    assert max(open_files() - before for batch in batches if batch.real.all()) == 50
 
 
 def test_evaluation_damaged_validation_shard_is_refused_by_name(tmp_path: Path) -> None:

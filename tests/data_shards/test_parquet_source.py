@@ -104,6 +104,12 @@ def test_parquet_wrong_field_is_refused(tmp_path: Path, field: str, message: str
         texts_of(tmp_path / "p", field=field)
 
 
+def test_parquet_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    pq.write_table(pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], ["text", "text"]), tmp_path / "p")
+    with pytest.raises(DataError, match="p: 2 columns are called text, and one is needed: write the file anew"):
+        texts_of(tmp_path / "p")
+
+
 def test_parquet_file_that_is_none_is_refused(tmp_path: Path) -> None:
     (tmp_path / "p").write_bytes(b"no parquet")
     with pytest.raises(DataError, match="p: not a Parquet file"):

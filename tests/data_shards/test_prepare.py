@@ -121,6 +121,27 @@ def test_prepare_interrupted_goes_on_and_gives_the_same_bytes(base: Path, tmp_pa
     assert not (tmp_path / "d/.units").exists()
 
 
+@pytest.mark.parametrize("damage", [b"", b"{}", b"[1]", b'{"key'])
+def test_prepare_damaged_record_of_a_stopped_prepare_is_no_record(
+    base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: bytes
+) -> None:
+    def three_then_stop(work: Work, units: Sequence[Unit]) -> Iterable[UnitResult]:
+        yield from map(work, units[2:5])
+        raise Interrupted
+
+    prepare_lines(base, tmp_path / "clean")
+    with pytest.raises(Interrupted):
+        prepare_lines(base, tmp_path / "d", three_then_stop)
+    record = min((tmp_path / "d/.units").iterdir())
+    record.write_bytes(damage)
+    ran: list[str] = []
+    prepare_lines(base, tmp_path / "d", keep_keys(ran))
+    assert record.stem in ran
+    assert len(ran) == len(list((tmp_path / "clean").glob("train-*.tar"))) - 2
+    assert public_files(tmp_path / "d") == public_files(tmp_path / "clean")
+    assert f"{record.name}: not a record of a unit" in caplog.text
+
+
 def test_prepare_finds_a_shard_that_is_short_and_makes_it_anew(base: Path, tmp_path: Path) -> None:
     prepare_lines(base, tmp_path / "d")
     before = public_files(tmp_path / "d")
@@ -260,6 +281,16 @@ def test_prepare_empty_corpus_is_refused(base: Path, tmp_path: Path, tokenizer: 
     with pytest.raises(DataError, match=r"data\.sources: hold no (training )?document"):
         prepare_lines(tmp_path, tmp_path / "d", sources=["empty.txt"], **given)
     assert not (tmp_path / "d/dataset.json").exists()
+
+
+def test_prepare_without_training_document_beside_val_sources_does_not_blame_val_fraction(
+    base: Path, tmp_path: Path
+) -> None:
+    tokenizer = str(prepare_lines(base, tmp_path / "t").tokenizer_path)
+    (tmp_path / "empty.txt").touch()
+    given = {"val_sources": [str(base / "corpus/a.txt")], "tokenizer": tokenizer}
+    with pytest.raises(DataError, match=r"data\.sources: hold no document to train on: give files"):
+        prepare_lines(tmp_path, tmp_path / "d", sources=["empty.txt"], **given)
 
 
 def test_prepare_validation_set_too_small_is_refused_with_numbers(base: Path, tmp_path: Path) -> None:

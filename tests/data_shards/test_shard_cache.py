@@ -11,6 +11,7 @@ import uuid
 from collections import namedtuple
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -241,6 +242,25 @@ def test_cache_shard_that_stays_damaged_is_refused_and_not_kept(
         cache_of(folder, tmp_path, 9).path(shard)
     assert len(names) == 3
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
+def test_cache_shard_that_stays_damaged_is_brought_in_vain_once(
+    folder: ObjectFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards, names = upload(folder, 2), counted(monkeypatch)
+    folder.write(shards[0].path, b"\0" * BYTES)
+    cache = cache_of(folder, tmp_path, 9)
+    for _ in range(3):  # as for each row of a batch, where bad shards are skipped
+        with pytest.raises(DataError, match=r"d/train-00000\.tar is damaged: it has 1000 bytes"):
+            cache.path(shards[0])
+    assert cache.path(shards[1]).read_bytes() == content(1)
+    assert names == [shards[0].path] * 3 + [shards[1].path]
+
+
+def test_cache_shard_of_another_size_than_the_manifest_says_is_refused(folder: ObjectFolder, tmp_path: Path) -> None:
+    [shard] = upload(folder, 1)
+    with pytest.raises(DataError, match=r"has 1000 bytes with SHA-256 .* the manifest says 1001 bytes"):
+        cache_of(folder, tmp_path, 9).path(replace(shard, bytes=BYTES + 1))
 
 
 def test_cache_missing_shard_is_refused_at_once(

@@ -1,5 +1,6 @@
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import fsspec
@@ -14,6 +15,12 @@ def test_find_file_gives_its_size_and_time_of_change(tmp_path: Path) -> None:
     os.utime(tmp_path / "a", ns=(7, 7))
     (state,) = find(str(tmp_path / "a")).values()
     assert (state.size, state.version) == (3, "7")
+
+
+@pytest.mark.parametrize("look", [find, is_folder])
+def test_path_that_cannot_be_looked_at_is_refused(tmp_path: Path, look: Callable[[str], object]) -> None:
+    with pytest.raises(DataError, match=r"a: cannot be read \(File name too long\): correct or leave out"):
+        look(str(tmp_path / ("a" * 300)))
 
 
 def test_states_of_local_and_remote_files_that_are_there_or_gone(tmp_path: Path) -> None:

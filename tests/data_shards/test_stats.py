@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from data_shards.dataset import Dataset, UnitNote
+from data_shards.errors import DataError
 from data_shards.rejects import Reject
 from data_shards.shard_view import ShardView
 from data_shards.stats import describe, describe_balance, describe_text, document_lengths, unigram_loss
@@ -131,6 +132,24 @@ def test_unigram_loss_is_that_of_smoothed_counts(made: Dataset, sample: int) -> 
 
 def test_unigram_loss_of_no_labels_is_zero(made: Dataset) -> None:
     assert unigram_loss(made, np.empty(0, np.int64)) == 0.0
+
+
+def test_unigram_loss_fails_on_a_bad_shard_by_name_or_does_without_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = text_dataset(tmp_path / "d", {"a": A[:30]})
+    missing, cut, damaged = (made.shard_path(shard) for shard in made.split("train")[:3])
+    good = np.concatenate([ShardView(made, shard).tokens(0, shard.tokens) for shard in made.split("train")[3:]])
+    missing.unlink()
+    cut.write_bytes(cut.read_bytes()[:512])
+    content = bytearray(damaged.read_bytes())
+    content[made.split("train")[2].blocks[-1].token_offset + 1] ^= 0x80  # now a token outside the vocabulary
+    damaged.write_bytes(content)
+    with pytest.raises(DataError, match=f"{missing.name} cannot be read"):
+        unigram_loss(made, np.array([0]))
+    expected = -math.log((good.tolist().count(0) + 1) / (len(good) + made.vocab_size))
+    assert unigram_loss(made, np.array([0]), on_bad_shard="skip") == pytest.approx(expected, rel=1e-12)
+    assert "shards that the unigram model does without: 3; the first: Shard" in caplog.text
 
 
 def test_shard_view_slices_over_block_borders(made: Dataset) -> None:

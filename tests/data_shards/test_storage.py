@@ -1,5 +1,6 @@
 """What every kind of folder keeps to: on the file system, in memory, on an S3 and a Google Cloud Storage server."""
 
+import os
 import threading
 import uuid
 from collections.abc import Callable
@@ -54,6 +55,22 @@ def test_folder_sizes_are_sorted_and_leave_hidden_names_out_unless_asked_for(fol
     assert folder.names("v/2") == ["v/2/x"]
     assert folder.names(".h/") == [".h/k"]
     assert folder.names("none/") == []
+
+
+def test_local_folder_sizes_pass_over_folders_that_are_removed_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, real = LocalFolder(tmp_path), os.scandir
+    folder.write("a", b"1")
+    (tmp_path / "b").mkdir()
+
+    def scandir(path: str) -> object:
+        if Path(path) == tmp_path / "b":  # another process is faster
+            (tmp_path / "b").rmdir()
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert folder.sizes() == {"a": 1}
 
 
 def test_folder_removes_many_of_which_some_are_gone(folder: Folder) -> None:

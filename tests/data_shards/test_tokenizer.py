@@ -179,6 +179,11 @@ def test_parse_tokenizer_without_end_mark_is_refused() -> None:
         parse_tokenizer(data, Path("t"))
 
 
+def test_load_tokenizer_path_that_cannot_be_looked_at_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"a: cannot be read \(File name too long\)"):
+        load_tokenizer(tmp_path / ("a" * 300))
+
+
 def test_load_tokenizer_path_without_one_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=rf"data\.tokenizer: {tmp_path} is no tokenizer.json and no folder with one"):
         load_tokenizer(tmp_path)

@@ -73,6 +73,13 @@ def test_run_sends_each_document_to_its_split(tmp_path: Path) -> None:
         assert shard.text_bytes == sum(len(text.encode()) for text in texts)
 
 
+def test_run_of_pages_from_one_template_splits_them_by_what_differs(tmp_path: Path) -> None:
+    pages = [f"{'head ' * 99}{number}{' foot' * 99}" for number in range(64)]
+    written = Written(tmp_path, [TextBatch(pages)])
+    assert written.texts == sides(pages)
+    assert min(map(len, written.texts.values())) >= 8
+
+
 @pytest.mark.parametrize(("kind", "other"), [("train", "val"), ("val", "train")])
 def test_run_without_a_split_by_hash_sends_all_to_one(tmp_path: Path, kind: Any, other: str) -> None:
     written = Written(tmp_path, [TextBatch(TEXTS[:5])], SplitRule(kind))

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from data_shards import pieces as pieces_module
 from data_shards import units as units_module
-from data_shards.batches import PART_BYTES
 from data_shards.errors import DataError
 from data_shards.pieces import Piece, cut_file
 from data_shards.rejects import Rejects
@@ -234,13 +233,6 @@ def test_split_rule_by_hash_holds_its_fraction_and_is_stable() -> None:
     assert abs(sides.count("val") - 1000) < 110  # four standard deviations
     larger = SplitRule("hash", 0.5)
     assert all(larger.split_of(b"document %d" % i) == "val" for i, side in enumerate(sides) if side == "val")
-
-
-def test_split_rule_counts_the_beginning_of_a_long_document_alone() -> None:
-    rule = SplitRule("hash", 0.5)
-    long = bytes(PART_BYTES)
-    assert len({rule.split_of(long + tail) for tail in (b"", b"a", b"b" * 100)}) == 1
-    assert {rule.split_of(bytes([i]) + long) for i in range(20)} == {"train", "val"}
 
 
 def test_split_rule_of_equal_checksums_is_mixed() -> None:
