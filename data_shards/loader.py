@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_shards.dataset import Dataset
-from data_shards.errors import DataError
+from data_shards.errors import DataError, StoreError
 from data_shards.manifest import SPLITS, Shard
 from data_shards.order import Order, sequence_hash
 from data_shards.permutation import Int64Array
@@ -194,13 +194,18 @@ class TrainLoader:
         )
 
     def try_read(self, state: LoaderState, global_batch_size: int) -> tuple[StepBatch | None, tuple[Unreadable, ...]]:
-        """The step that follows `state`, or else the positions of this rank that cannot be read."""
+        """The step that follows `state`, or else the positions of this rank that cannot be read.
+
+        Raises StoreError where an object store does not answer.
+        """
         step, shards, firsts = self._own_part(state, global_batch_size)
         mine = step.positions[rank_slice(int(step.positions[0]), self._rank, self._world)]
         failed = []
         for position, shard, first in zip(mine.tolist(), shards.tolist(), firsts.tolist(), strict=True):
             try:
                 self._reader.prove(shard, first, self._seq_len + 1, with_documents=self._with_documents)
+            except StoreError:
+                raise  # an outage says nothing of the shard, which is not to be left out for ever
             except DataError as error:
                 failed.append(Unreadable(position, self._shards[shard].path, str(error)))
         return (None if failed else self.read(state, global_batch_size)), tuple(failed)

@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from data_shards.errors import DataError
+from data_shards.errors import DataError, StoreError
 from data_shards.files import temporary_path
 from data_shards.source_files import file_system
 
@@ -152,7 +152,7 @@ class ObjectFolder:
             yield
         except Exception as error:  # each store's client has exceptions of its own, without a common base
             told = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            raise DataError(
+            raise StoreError(
                 f"{self._address}/{name}: the store refused or did not answer ({told}): correct the address, its "
                 "credentials or the access to it"
             ) from error

@@ -7,7 +7,7 @@ import pytest
 
 from data_shards import loader as loader_module
 from data_shards.dataset import Dataset
-from data_shards.errors import DataError
+from data_shards.errors import DataError, StoreError
 from data_shards.loader import LoaderState, TrainLoader, train_order
 from data_shards.manifest import Shard
 from tests.data_shards.loader_dataset import build_dataset
@@ -145,3 +145,15 @@ def test_loader_ahead_is_told_shards_of_the_manifest(tmp_path: Path) -> None:
     told: list[Shard] = []
     make_loader(dataset, ahead=told.extend).read(LoaderState(), BATCH)
     assert set(told) == set(dataset.split("train"))
+
+
+def test_try_read_while_the_store_is_away_leaves_nothing_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = build_dataset(tmp_path, [90, 133])
+
+    def is_away(dataset: Dataset, shard: Shard) -> Path:
+        raise StoreError(f"{shard.path}: the store did not answer")
+
+    monkeypatch.setattr(Dataset, "shard_path", is_away)
+    loader = make_loader(dataset)
+    with pytest.raises(StoreError, match="the store did not answer"):
+        loader.try_read(LoaderState(), BATCH)
