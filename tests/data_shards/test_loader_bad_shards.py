@@ -148,12 +148,11 @@ def test_loader_ahead_is_told_shards_of_the_manifest(tmp_path: Path) -> None:
 
 
 def test_try_read_while_the_store_is_away_leaves_nothing_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    dataset = build_dataset(tmp_path, [90, 133])
+    loader = make_loader(build_dataset(tmp_path, [90, 133]))
 
-    def is_away(dataset: Dataset, shard: Shard) -> Path:
+    def is_away(shard: Shard) -> Path:
         raise StoreError(f"{shard.path}: the store did not answer")
 
-    monkeypatch.setattr(Dataset, "shard_path", is_away)
-    loader = make_loader(dataset)
+    monkeypatch.setattr(loader._reader, "_path_of", is_away)
     with pytest.raises(StoreError, match="the store did not answer"):
         loader.try_read(LoaderState(), BATCH)
