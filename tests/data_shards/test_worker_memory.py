@@ -15,13 +15,14 @@ pytestmark = pytest.mark.slow
 MIB = 1 << 20
 # Reads a run's settings, writes the unit's shards, says how much memory it needed at most.
 WORKER = """
-import json, resource, sys
+import json, sys
 from dataclasses import replace
 from pathlib import Path
 from data_shards.pieces import cut_file
 from data_shards.settings import DataSettings, resolve_paths
 from data_shards.units import plan_units
 from data_shards.worker import UnitWorker
+from tests.peak_memory import peak_rss_bytes
 
 folder, fingerprint, source = sys.argv[1:]
 given = {"sources": [json.loads(source)], "tokenizer": "tokenizer.json", "val_fraction": 1e-9}
@@ -29,7 +30,7 @@ units = plan_units(resolve_paths(DataSettings.model_validate(given), Path(folder
 work = UnitWorker(folder, fingerprint, 65536, "fail")
 results = [work(replace(unit, shard=number)) for number, unit in enumerate(units)]
 shards = [shard for result in results for shard in result.shards]
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+peak = peak_rss_bytes() >> 20
 print(json.dumps({"peak_mib": peak, "text_bytes": sum(shard.text_bytes for shard in shards),
                   "documents": sum(shard.documents for shard in shards)}))
 """
