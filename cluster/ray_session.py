@@ -63,6 +63,14 @@ def asks_for_token(address: str) -> bool:
     return False
 
 
+def _show_token() -> None:
+    """Have Ray send the token. It read the mode when it was imported, so the variable alone would come too late."""
+    from ray._raylet import Config  # type: ignore[attr-defined]
+
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    Config.initialize("")
+
+
 def _project_root() -> Path:
     return Path(__file__).resolve().parent.parent
 
@@ -99,7 +107,7 @@ def ray_session(address: str | None, local_cpus: int) -> Iterator[None]:
             )
     else:
         if TOKEN_FILE.exists() and (address == "auto" or asks_for_token(address)):
-            os.environ.setdefault("RAY_AUTH_MODE", "token")
+            _show_token()
         try:
             with chdir(_project_root()):
                 ray.init(address=address, **common)
