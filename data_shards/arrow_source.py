@@ -17,7 +17,7 @@ import pyarrow as pa
 from pyarrow import ipc
 
 from data_shards.batches import Batch
-from data_shards.columns import RowName, blocks, check_text_column, check_token_column, column_texts, leaf
+from data_shards.columns import RowName, blocks, check_text_column, check_token_column, column_texts, leaf, neighbours
 from data_shards.errors import DataError
 from data_shards.rejects import Rejects
 from data_shards.settings import is_remote
@@ -64,14 +64,7 @@ def ranges(file: SourceFile, unit_bytes: int) -> list[tuple[int, int, int]]:
             _only_field(file, opened)
             sizes = _batch_sizes(file, opened)
             _refuse_large_compressed(file, opened, sizes)
-    found = []
-    start = total = 0
-    for index, size in enumerate(sizes):
-        if index > start and total + size > unit_bytes:
-            found.append((start, index, total))
-            start, total = index, 0
-        total += size
-    return [*found, (start, len(sizes), total)]
+    return neighbours(sizes, unit_bytes)
 
 
 class _Opened:

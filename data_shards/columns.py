@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -273,3 +273,15 @@ def _field_count(node: Any) -> int:
     if isinstance(node, pa.Schema):
         return len(node)
     return node.num_fields if pa.types.is_struct(node) else 0
+
+
+def neighbours(sizes: Sequence[int], unit_bytes: int) -> list[tuple[int, int, int]]:
+    """Things of these sizes put together in order, up to `unit_bytes` or one alone: (first, end, their size)."""
+    found = []
+    start = total = 0
+    for index, size in enumerate(sizes):
+        if index > start and total + size > unit_bytes:
+            found.append((start, index, total))
+            start, total = index, 0
+        total += size
+    return [*found, (start, len(sizes), total)]

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_shards.batches import PART_BYTES, Batch
-from data_shards.columns import RowName, check_text_column, check_token_column, column_texts, leaf
+from data_shards.columns import RowName, check_text_column, check_token_column, column_texts, leaf, neighbours
 from data_shards.errors import DataError
 from data_shards.parquet_pages import page_sizes
 from data_shards.rejects import Rejects
@@ -52,14 +52,7 @@ def ranges(file: SourceFile, unit_bytes: int) -> list[tuple[int, int, int]]:
     """Ranges of row groups of about `unit_bytes` each, with their bytes of uncompressed data in the column."""
     with _opened(file) as parquet, _telling(file, "not a Parquet file"):
         sizes = [_column_bytes(parquet, group, file.field) for group in range(parquet.num_row_groups)]
-    found = []
-    start = total = 0
-    for index, size in enumerate(sizes):
-        if index > start and total + size > unit_bytes:
-            found.append((start, index, total))
-            start, total = index, 0
-        total += size
-    return [*found, (start, len(sizes), total)]
+    return neighbours(sizes, unit_bytes)
 
 
 @contextmanager
