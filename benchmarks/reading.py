@@ -34,7 +34,7 @@ def make_dataset(folder: Path, shards: int, tokens: int) -> Dataset:
 
 
 def headrace_arm(dataset: Dataset, batches: int) -> int:
-    """Shuffled batches int64 [16, 1025] through the loader, CRC checks included."""
+    """Shuffled batches int64 [16, 1025] through the loader, hash checks included."""
     order = train_order(dataset, seq_len=SEQ_LEN, seed=1, streams=192, window=8, weights=None)
     loader = TrainLoader(dataset, order, seq_len=SEQ_LEN, rank=0, world=1, micro_batch=ROWS)
     state, seen = LoaderState(), 0

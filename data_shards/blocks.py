@@ -14,17 +14,17 @@ BLOCK_TYPE = pa.struct(
     [
         ("token_offset", pa.int64()),
         ("tokens", pa.int64()),
-        ("token_crc32", pa.uint32()),
+        ("token_xxh3", pa.uint64()),
         ("docs_offset", pa.int64()),
         ("docs", pa.int64()),
-        ("docs_crc32", pa.uint32()),
+        ("docs_xxh3", pa.uint64()),
     ]
 )
 _ROW = np.dtype([(field.name, str(field.type)) for field in BLOCK_TYPE])
 _KEPT_GROUPS = 8
 
 BlockRows = NDArray[np.void]
-"""Blocks as rows of BLOCK_TYPE's fields, [blocks]: 40 bytes each, where a Block takes hundreds."""
+"""Blocks as rows of BLOCK_TYPE's fields, [blocks]: 48 bytes each, where a Block takes hundreds."""
 
 
 @dataclass(frozen=True)
@@ -32,17 +32,17 @@ class Block:
     """One pair of members of a shard: KEY.tokens.npy and KEY.docs.npy.
 
     Offsets are bytes from the start of the tar to the first element, after the npy header. docs.npy holds, as uint32
-    relative to the block's first token, the starts of the documents that begin in the block. CRCs are zlib.crc32 of
-    the elements' bytes.
+    relative to the block's first token, the starts of the documents that begin in the block. The hashes are XXH3 (64
+    bits) of the elements' bytes: of a hash of 60 GB/s a first reading takes no notice, of a CRC-32 of 4 GB/s it does.
     """
 
     key: str
     token_offset: int
     tokens: int
-    token_crc32: int
+    token_xxh3: int
     docs_offset: int
     docs: int
-    docs_crc32: int
+    docs_xxh3: int
 
 
 def block_key(index: int) -> str:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from data_shards.blocks import BLOCK_TYPE, Block, Blocks, BlockStore, block_rows, rows_to_arrow
 from data_shards.errors import DataError
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 SPLITS = ("train", "val")
 
 # Of a shard's row, what is not its blocks.

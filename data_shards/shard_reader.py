@@ -2,7 +2,6 @@
 
 import mmap
 import resource
-import zlib
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from xxhash import xxh3_64_intdigest
 
 from data_shards.blocks import block_key, block_rows
 from data_shards.dataset import Dataset
@@ -101,7 +101,7 @@ class ShardReader:
         """Rows of n tokens, int64 [R, n] with (R, n) = shape: tokens [first, first + n) of each shard, then zeros.
 
         Args: shards and firsts int64 [at most R].
-        Raises: DataError if a block's bytes do not have the CRC of the manifest, or the file is gone or cut.
+        Raises: DataError if a block's bytes do not have the hash of the manifest, or the file is gone or cut.
         """
         rows, n = shape
         parts: list[bytes | memoryview] = []
@@ -198,11 +198,11 @@ class ShardReader:
         proved = self._proved.get(number, 0)
         if proved & bit:
             return
-        found, expected = zlib.crc32(raw), int(opened.rows[f"{member}_crc32"][index])
+        found, expected = xxh3_64_intdigest(raw), int(opened.rows[f"{member}_xxh3"][index])
         if found != expected:
             what = "document starts" if member == "docs" else "tokens"
             raise DataError(
-                f"Block {block_key(index)} of shard {opened.path} is damaged: its {what} have CRC {found:08x} and "
-                f"the manifest says {expected:08x}: delete the file and prepare the dataset again."
+                f"Block {block_key(index)} of shard {opened.path} is damaged: its {what} have the hash {found:016x} "
+                f"and the manifest says {expected:016x}: delete the file and prepare the dataset again."
             )
         self._proved[number] = proved | bit

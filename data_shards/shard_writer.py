@@ -6,7 +6,6 @@ import hashlib
 import io
 import os
 import tarfile
-import zlib
 from dataclasses import dataclass
 from functools import lru_cache
 from types import TracebackType
@@ -14,6 +13,7 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from xxhash import xxh3_64_intdigest
 
 from data_shards.blocks import Block
 from data_shards.storage import Folder
@@ -154,14 +154,14 @@ class ShardWriter:
         inside = int(np.searchsorted(starts, self.tokens))
         key = f"{len(self.blocks):06d}"
         docs = (starts[:inside] - first).astype("<u4")
-        token_offset, token_crc32 = self._write_member(f"{key}.tokens.npy", tokens)
-        docs_offset, docs_crc32 = self._write_member(f"{key}.docs.npy", docs)
-        self.blocks.append(Block(key, token_offset, len(tokens), token_crc32, docs_offset, len(docs), docs_crc32))
+        token_offset, token_xxh3 = self._write_member(f"{key}.tokens.npy", tokens)
+        docs_offset, docs_xxh3 = self._write_member(f"{key}.docs.npy", docs)
+        self.blocks.append(Block(key, token_offset, len(tokens), token_xxh3, docs_offset, len(docs), docs_xxh3))
         self._starts = [starts[inside:]]
         self._filled = 0
 
     def _write_member(self, name: str, array: NDArray[Any]) -> tuple[int, int]:
-        """Returns the byte offset of the first element, and the CRC of the elements."""
+        """Returns the byte offset of the first element, and the XXH3 of the elements."""
         header = npy_header(array)
         size = len(header) + array.nbytes
         data = array.view(np.uint8).data
@@ -169,7 +169,7 @@ class ShardWriter:
         offset = self.bytes
         self._write(data)
         self._write(bytes(-size % tarfile.BLOCKSIZE))
-        return offset, zlib.crc32(data)
+        return offset, xxh3_64_intdigest(data)
 
     def _write(self, data: bytes | memoryview) -> None:
         self._file.write(data)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import zlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -19,7 +18,7 @@ from data_shards.rejects import Rejects, shown
 from data_shards.sentences import sentence_pairs
 from data_shards.tokenizer import TextTokenizer
 from data_shards.unit_output import SplitOutput
-from data_shards.units import SplitRule
+from data_shards.units import SplitRule, split_hash
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +33,7 @@ class _Documents:
     ids: NDArray[np.uint32]
     offsets: NDArray[np.int64]  # [pieces + 1]
     first_pieces: NDArray[np.int64] | None  # [documents + 1]; None if each document is one piece
-    checksums: NDArray[np.uint64]  # [documents], CRC-32 of the text, or of the ids as little-endian uint32
+    split_hashes: NDArray[np.uint64]  # [documents], `split_hash` of the text, or of the ids as little-endian uint32
     text_bytes: NDArray[np.int64]  # [documents]
 
     def tokens_of(self, places: NDArray[np.int64]) -> Flat:
@@ -104,8 +103,8 @@ class UnitRun:
         ids, offsets = self._encoder.encode_flat(pieces)
         # After the encoder, which leaves their UTF-8 with the strings that are not ASCII.
         data = [text.encode() for text in texts]
-        checksums = np.array([*map(zlib.crc32, data)], dtype=np.uint64)
-        return _Documents(ids, offsets, first, checksums, np.array([*map(len, data)]))
+        split_hashes = np.array([*map(split_hash, data)], dtype=np.uint64)
+        return _Documents(ids, offsets, first, split_hashes, np.array([*map(len, data)]))
 
     def _add_tokens(self, batch: TokenBatch) -> None:
         batch = without_last_end_marks(batch, self._tokenizer.eot_id)
@@ -122,16 +121,16 @@ class UnitRun:
             return
         ids, offsets = _gathered(ids, offsets, np.asarray(kept))
         bounds = list(pairwise(offsets.tolist()))
-        checksums = np.array([zlib.crc32(ids[i:j].astype("<u4").tobytes()) for i, j in bounds], dtype=np.uint64)
+        split_hashes = np.array([split_hash(ids[i:j].astype("<u4").tobytes()) for i, j in bounds], dtype=np.uint64)
         ends = np.concatenate([[0], np.cumsum(self._tokenizer.token_bytes[ids])])
-        self._distribute(_Documents(ids, offsets, None, checksums, np.diff(ends[offsets])), continued)
+        self._distribute(_Documents(ids, offsets, None, split_hashes, np.diff(ends[offsets])), continued)
 
     def _distribute(self, documents: _Documents, continued: bool) -> None:
         """Write each document to the shard of its split, in order.
 
         With `continued` the first one goes on with the unfinished one before it.
         """
-        held_out = self._held_out(documents.checksums, continued)
+        held_out = self._held_out(documents.split_hashes, continued)
         last_split = "val" if held_out[-1] else "train"
         if self._flow.within_document:
             self._unfinished_split = last_split
@@ -151,11 +150,11 @@ class UnitRun:
         unfinished = unfinished and documents.first_pieces is None
         self._outputs[split].add(ids, offsets, int(documents.text_bytes[own].sum()), unfinished=unfinished)
 
-    def _held_out(self, checksums: NDArray[np.uint64], continued: bool) -> NDArray[np.bool_]:
+    def _held_out(self, split_hashes: NDArray[np.uint64], continued: bool) -> NDArray[np.bool_]:
         """Whether documents are for validation, [documents]."""
         if self._rule.kind != "hash":
-            return np.full(len(checksums), self._rule.kind == "val")
-        held_out = self._rule.held_out(checksums)
+            return np.full(len(split_hashes), self._rule.kind == "val")
+        held_out = self._rule.held_out(split_hashes)
         if continued:
             held_out[0] = self._unfinished_split == "val"
         return held_out

@@ -9,7 +9,6 @@ the units before as they are.
 import hashlib
 import json
 import math
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,26 +19,30 @@ from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from xxhash import xxh3_64_intdigest
 
 from data_shards.batches import Batch
 from data_shards.documents import read_documents
 from data_shards.errors import DataError
 from data_shards.manifest import FORMAT_VERSION
-from data_shards.permutation import mix64
 from data_shards.pieces import Piece, PieceCutter
 from data_shards.rejects import Rejects
 from data_shards.settings import TOKEN_FORMATS, DataSettings, SourceSettings, is_remote, refuse_for_tokens
 from data_shards.sources import FoundFile, SourceFile, find_files
 
-# Keeps the split apart from other uses of the checksum.
+# Keeps the split apart from other uses of the hash.
 _SALT = 0x68656164_72616365
-_MASK = (1 << 64) - 1
 # Files are looked at by this many threads, of which most wait for a disk or a store.
 _THREADS = 8
 _FILES_AT_ONCE = 256
 # To open a file costs as much as some text, and a unit is to be a short message.
 _MOST_FILES = 8192
 _BYTES_AT_ONCE = 8 << 20
+
+
+def split_hash(data: bytes | memoryview) -> int:
+    """What `SplitRule` goes by: XXH3 of 64 bits."""
+    return xxh3_64_intdigest(data, _SALT)
 
 
 @dataclass(frozen=True)
@@ -53,18 +56,15 @@ class SplitRule:
         """ "train" or "val" of a document's UTF-8, or of its ids as little-endian uint32.
 
         By hash, the same document falls on the same side in whatever file it is. Of one in parts the first part
-        counts. The hash is the CRC-32, mixed by the output function of SplitMix64 (Steele, Lea, Flood 2014).
+        counts.
         """
         if self.kind != "hash":
             return self.kind
-        mixed = zlib.crc32(data) ^ _SALT
-        mixed = (mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9 & _MASK
-        mixed = (mixed ^ (mixed >> 27)) * 0x94D049BB133111EB & _MASK
-        return "val" if mixed ^ (mixed >> 31) < self._limit else "train"
+        return "val" if split_hash(data) < self._limit else "train"
 
-    def held_out(self, checksums: NDArray[np.uint64]) -> NDArray[np.bool_]:
-        """Whether `split_of` by hash is "val", for many documents at once, by the CRC-32 of each."""
-        return mix64(checksums ^ np.uint64(_SALT)) < np.uint64(math.ceil(self._limit))
+    def held_out(self, hashes: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        """Whether `split_of` by hash is "val", for many documents at once, by the `split_hash` of each."""
+        return hashes < np.uint64(math.ceil(self._limit))
 
     @cached_property
     def _limit(self) -> float:

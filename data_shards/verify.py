@@ -3,7 +3,6 @@
 import hashlib
 import tarfile
 import tempfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from xxhash import xxh3_64_intdigest
 
 from data_shards.dataset import TOKENIZER_FILE, Dataset
 from data_shards.errors import DataError
@@ -79,7 +79,7 @@ def _place_of_copies(dir: Path | str) -> Iterator[CachePlace]:
 
 
 def shard_problems(dataset: Dataset, shard: Shard) -> Iterator[str]:
-    """What is wrong with one shard: size, hash, tar structure, CRCs, documents, token ids, counts."""
+    """What is wrong with one shard: size, hash, tar structure, hashes of blocks, documents, token ids, counts."""
     try:
         view = ShardView(dataset, shard)
     except DataError as error:
@@ -137,10 +137,10 @@ def _tar_problems(dataset: Dataset, shard: Shard, path: Path) -> Iterator[str]:
 def _block_problems(dataset: Dataset, view: ShardView) -> Iterator[str]:
     for block in view.shard.blocks:
         tokens, docs = view.tokens_of(block), view.docs_of(block)
-        if zlib.crc32(tokens.tobytes()) != block.token_crc32:
-            yield f"block {block.key}: CRC of the tokens is wrong"
-        if zlib.crc32(docs.tobytes()) != block.docs_crc32:
-            yield f"block {block.key}: CRC of the document starts is wrong"
+        if xxh3_64_intdigest(tokens.tobytes()) != block.token_xxh3:
+            yield f"block {block.key}: hash of the tokens is wrong"
+        if xxh3_64_intdigest(docs.tobytes()) != block.docs_xxh3:
+            yield f"block {block.key}: hash of the document starts is wrong"
         if len(tokens) and int(tokens.max()) >= dataset.vocab_size:
             yield f"block {block.key}: token {tokens.max()} is outside the vocabulary of {dataset.vocab_size}"
         if len(docs) and int(docs.max()) >= block.tokens:

@@ -134,7 +134,7 @@ def _reading(reading: Mapping[str, Any]) -> Iterator[str]:
     yield (
         f"Shuffled batches int64 [16, 1025]: one epoch of {reading['tokens'] / 1e6:.0f} million tokens, in one process "
         "without workers, page cache warm. All arms deliver the same sequences, each once. Headrace (default window "
-        "and streams, CRC of each block checked) and Streaming (py1e), litdata (chunks, and blocks within a chunk) and "
+        "and streams, each block hashed) and Streaming (py1e), litdata (chunks, and blocks within a chunk) and "
         "webdataset (tars, and a buffer of 1,000) shuffle as they do; the map and Megatron's IndexedDataset are asked "
         "for a random permutation.\n"
     )

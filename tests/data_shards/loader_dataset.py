@@ -3,11 +3,11 @@
 import hashlib
 import io
 import tarfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from xxhash import xxh3_64_intdigest
 
 from data_shards.blocks import Block
 from data_shards.dataset import Dataset
@@ -81,8 +81,8 @@ def write_shard(
             token_offset = _add(tar, f"{key}.tokens.npy", raw)
             docs = (starts[(start <= starts) & (starts < start + len(raw))] - start).astype("<u4")
             docs_offset = _add(tar, f"{key}.docs.npy", docs)
-            crcs = zlib.crc32(raw.tobytes()), zlib.crc32(docs.tobytes())
-            blocks.append(Block(key, token_offset, len(raw), crcs[0], docs_offset, len(docs), crcs[1]))
+            hashes = xxh3_64_intdigest(raw.tobytes()), xxh3_64_intdigest(docs.tobytes())
+            blocks.append(Block(key, token_offset, len(raw), hashes[0], docs_offset, len(docs), hashes[1]))
     content = path.read_bytes()
     sha256 = hashlib.sha256(content).hexdigest()
     unit, count = f"unit{number}", len(documents)

@@ -104,8 +104,8 @@ def test_dataset_open_of_empty_folder_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('"format": 2', '"format": 3', "format 3, but this Headrace reads format 2"),
-        ('"format": 2', '"format": ', "dataset.json: not JSON"),
+        ('"format": 3', '"format": 4', "format 4, but this Headrace reads format 3"),
+        ('"format": 3', '"format": ', "dataset.json: not JSON"),
         ('"tokenizer_fingerprint": "tok"', '"tokenizer_fingerprint": "x"', "its fingerprint is not that of manifest"),
     ],
 )

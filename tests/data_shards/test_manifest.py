@@ -4,13 +4,13 @@ import json
 import resource
 import subprocess
 import sys
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from xxhash import xxh3_64_intdigest
 
 from data_shards.blocks import Block, Blocks, BlockStore, block_key
 from data_shards.errors import DataError
@@ -20,10 +20,23 @@ from tests.peak_memory import peak_rss_bytes
 PATH = Path("m.parquet")
 
 
+def made_up_hash(number: int, block: int) -> int:
+    """Some 64 bits."""
+    return xxh3_64_intdigest(bytes([number % 256, block]))
+
+
 def made_up_blocks(number: int) -> tuple[Block, ...]:
     """Zero to four blocks with numbers of all sizes."""
     return tuple(
-        Block(block_key(i), 640 + i * 2**40, 7 + i, zlib.crc32(bytes([number % 256, i])), number + i, i, 2**32 - 1 - i)
+        Block(
+            block_key(i),
+            640 + i * 2**40,
+            7 + i,
+            made_up_hash(number, i),
+            number + i,
+            i,
+            2**64 - 1 - i,
+        )
         for i in range(number % 5)
     )
 

@@ -55,7 +55,7 @@ def test_document_starts_damaged_are_refused_though_the_tokens_are_whole(tmp_pat
     reader.prove(0, 0, 30, with_documents=False)
     with pytest.raises(DataError, match=r"Block 000001 of shard .*\.tar is damaged: its document starts have"):
         reader.document_starts(0, 0, 30)
-    with pytest.raises(DataError, match="its document starts have CRC"):
+    with pytest.raises(DataError, match="its document starts have the hash"):
         reader.prove(0, 8, 4, with_documents=True)
 
 

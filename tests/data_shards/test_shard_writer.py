@@ -1,7 +1,6 @@
 import hashlib
 import tarfile
 import tempfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 import webdataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from xxhash import xxh3_64_intdigest
 
 from data_shards.shard_writer import ShardWriter
 from data_shards.storage import LocalFolder
@@ -49,8 +49,8 @@ def test_shard_holds_every_document_and_its_start(documents: list[list[int]], bl
         found += (docs + len(tokens)).tolist()
         held = np.frombuffer(raw, "<u2", block.tokens, block.token_offset)
         tokens += held.tolist()
-        assert zlib.crc32(held.tobytes()) == block.token_crc32
-        assert zlib.crc32(docs.tobytes()) == block.docs_crc32
+        assert xxh3_64_intdigest(held.tobytes()) == block.token_xxh3
+        assert xxh3_64_intdigest(docs.tobytes()) == block.docs_xxh3
     assert (tokens, found) == (expected, starts)
     assert {block.tokens for block in writer.blocks[:-1]} <= {block_tokens}
     assert (writer.tokens, writer.documents, writer.bytes) == (len(expected), len(documents), len(raw))

@@ -1,4 +1,3 @@
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,7 +15,7 @@ from data_shards.storage import LocalFolder
 from data_shards.tokenizer import parse_tokenizer, train_tokenizer
 from data_shards.unit_output import ShardForm, SplitOutput
 from data_shards.unit_run import UnitRun
-from data_shards.units import SplitRule
+from data_shards.units import SplitRule, split_hash
 from tests.data_shards.corpora import sentence
 from tests.data_shards.reading import flat
 
@@ -219,5 +218,5 @@ def test_run_in_pairs_rejects_the_document_of_a_killing_pair(tmp_path: Path) -> 
 @given(st.lists(st.binary(max_size=6)), st.floats(0, 1, exclude_min=True, exclude_max=True))
 def test_documents_are_held_out_together_as_one_by_one(documents: list[bytes], fraction: float) -> None:
     rule = SplitRule("hash", fraction)
-    checksums = np.array([zlib.crc32(document) for document in documents], dtype=np.uint64)
-    assert rule.held_out(checksums).tolist() == [rule.split_of(document) == "val" for document in documents]
+    split_hashes = np.array([split_hash(document) for document in documents], dtype=np.uint64)
+    assert rule.held_out(split_hashes).tolist() == [rule.split_of(document) == "val" for document in documents]

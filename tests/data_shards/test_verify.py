@@ -78,7 +78,7 @@ def test_verify_flipped_token_is_found(made: Dataset, spoil: Callable[..., list[
 
     first, second = spoil(flip)[:2]
     assert first.startswith("SHA-256 is ")
-    assert second == "block 000001: CRC of the tokens is wrong"
+    assert second == "block 000001: hash of the tokens is wrong"
 
 
 def test_verify_flipped_document_start_is_found(made: Dataset, spoil: Callable[..., list[str]]) -> None:
@@ -88,7 +88,7 @@ def test_verify_flipped_document_start_is_found(made: Dataset, spoil: Callable[.
         data[block.docs_offset] ^= 0xFF
 
     found = spoil(flip)
-    assert "block 000000: CRC of the document starts is wrong" in found
+    assert "block 000000: hash of the document starts is wrong" in found
     assert "the documents' starts do not rise from 0" in found
 
 

@@ -3,11 +3,11 @@
 import hashlib
 import io
 import tarfile
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from xxhash import xxh3_64_intdigest
 
 from data_shards.blocks import Block
 from data_shards.dataset import REJECTS_FILE, Dataset, UnitNote, commit
@@ -81,8 +81,8 @@ def _write_shard(
             key, part = f"{len(blocks):06d}", ids[first : first + block_tokens]
             docs = (starts[(starts >= first) & (starts < first + block_tokens)] - first).astype("<u4")
             offsets = _add(tar, f"{key}.tokens.npy", part), _add(tar, f"{key}.docs.npy", docs)
-            crcs = zlib.crc32(part.tobytes()), zlib.crc32(docs.tobytes())
-            blocks.append(Block(key, offsets[0], len(part), crcs[0], offsets[1], len(docs), crcs[1]))
+            hashes = xxh3_64_intdigest(part.tobytes()), xxh3_64_intdigest(docs.tobytes())
+            blocks.append(Block(key, offsets[0], len(part), hashes[0], offsets[1], len(docs), hashes[1]))
     data = (folder / name).read_bytes()
     return Shard(
         split=name.partition("-")[0],

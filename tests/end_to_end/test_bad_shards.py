@@ -107,7 +107,7 @@ def test_corrupt_shard_ends_a_run_that_is_to_fail_by_name(folder: Path, bad_path
     flip(bad_path, token_offset(folder))
     done = headrace("train", run_file(folder, "fail", train__max_steps=40))
     assert done.returncode == 2, done.stderr
-    assert f"{bad_path} is damaged: its tokens have CRC" in done.stderr
+    assert f"{bad_path} is damaged: its tokens have the hash" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -1,4 +1,4 @@
-"""Headrace's loader: shuffled batches int64 [rows, length] in one process; each block's CRC is checked on the way.
+"""Headrace's loader: shuffled batches int64 [rows, length] in one process; each block's hash is checked on the way.
 
 Options: folder (a dataset), length, rows, seed, streams, window, verify.
 """
