@@ -16,6 +16,7 @@ from data_shards.settings import TOKEN_FORMATS, DataSettings, TrainTokenizer
 from data_shards.storage import Folder
 from data_shards.tokenizer import (
     TextTokenizer,
+    file_fingerprint,
     load_tokenizer,
     parse_tokenizer,
     read_tokenizer,
@@ -161,7 +162,7 @@ def _wanted(settings: DataSettings) -> dict[str, Any]:
     """What identifies a tokenizer: a given one's content, not its path."""
     if isinstance(settings.tokenizer, TrainTokenizer):
         return settings.tokenizer.model_dump()
-    return {"given": load_tokenizer(settings.tokenizer).fingerprint}
+    return {"given": file_fingerprint(read_tokenizer(settings.tokenizer), settings.tokenizer)}
 
 
 def _parse_note(data: bytes | None) -> dict[str, Any] | None:

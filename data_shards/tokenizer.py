@@ -93,6 +93,14 @@ def read_tokenizer(path: Path | str) -> bytes:
     )
 
 
+def file_fingerprint(data: bytes, path: Path | str) -> str:
+    """What `parse_tokenizer` of the same bytes gives as its fingerprint, in a tenth of its time; raises DataError."""
+    try:
+        return tokenizer_fingerprint(json.loads(data))
+    except ValueError as error:
+        raise DataError(f"data.tokenizer: {path} is not a tokenizer.json ({error}): correct the path") from error
+
+
 def parse_tokenizer(data: bytes, path: Path | str) -> TextTokenizer:
     """A tokenizer from the bytes of a tokenizer.json; `path` is for the DataError."""
     try:

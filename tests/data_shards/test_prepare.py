@@ -351,8 +351,8 @@ def test_prepare_torn_dataset_file_is_made_anew(base: Path, tmp_path: Path) -> N
 def test_prepare_dataset_of_another_format_is_refused(base: Path, tmp_path: Path) -> None:
     prepare_lines(base, tmp_path / "d")
     path = tmp_path / "d/dataset.json"
-    path.write_text(path.read_text().replace('"format": 2', '"format": 7'))
-    with pytest.raises(DataError, match="format 7, but this Headrace reads format 2: prepare into another folder"):
+    path.write_text(path.read_text().replace('"format": 3', '"format": 7'))
+    with pytest.raises(DataError, match="format 7, but this Headrace reads format 3: prepare into another folder"):
         prepare_lines(base, tmp_path / "d")
 
 
