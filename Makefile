@@ -4,17 +4,21 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-fast check bench bench-data docs clean
+.PHONY: demo test test-faults test-fast check bench bench-data docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/headrace run recipes/demo.yaml
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not long"
+
+# Every fault that a run is to survive, one after the other.
+test-faults: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m faults
 
 # No Ray, no process group, no server: what can be run after every edit.
 test-fast: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not long"
 
 check: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .
