@@ -57,6 +57,7 @@ def test_units_on_ray_give_the_bytes_of_the_serial_way(base: Path, tmp_path: Pat
     assert public_files(tmp_path / "ray") == public_files(tmp_path / "serial")
 
 
+@pytest.mark.faults
 def test_units_whose_worker_dies_are_run_again_and_give_the_same_bytes(base: Path, tmp_path: Path) -> None:
     prepare_lines(base, tmp_path / "serial")
     prepare_lines(base, tmp_path / "ray", on_ray(DyingOnceWorker, tmp_path / "log"))
@@ -65,6 +66,7 @@ def test_units_whose_worker_dies_are_run_again_and_give_the_same_bytes(base: Pat
     assert begun(tmp_path / "log") == Counter(f"{number} plain" for number in range(8))
 
 
+@pytest.mark.faults
 def test_document_that_kills_its_worker_is_left_out_with_its_place(base: Path, tmp_path: Path) -> None:
     put_line(base / "corpus/a.txt", 70, f"some {KILLS} text")
     log = tmp_path / "log"
@@ -85,6 +87,7 @@ def test_document_that_kills_its_worker_is_left_out_with_its_place(base: Path, t
     assert texts == {line for line in lines if KILLS not in line}
 
 
+@pytest.mark.faults
 def test_document_that_kills_its_worker_is_refused_with_its_place_under_fail(base: Path, tmp_path: Path) -> None:
     put_line(base / "corpus/c.txt", 3, KILLS)
     with pytest.raises(DataError, match=r"corpus/c\.txt:4: killed its worker: signal 9 \(Killed\)"):

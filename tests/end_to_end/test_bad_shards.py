@@ -77,6 +77,7 @@ def expected_hashes(folder: Path, file: Path, count: int, excluded: LoaderState)
     return hashes
 
 
+@pytest.mark.faults
 def test_corrupt_shard_is_skipped_by_two_ranks_and_a_resume_keeps_to_it(folder: Path, bad_path: Path) -> None:
     flip(bad_path, token_offset(folder))
     file = run_file(folder, "skip", data__on_bad_shard="skip", train__max_steps=12)
@@ -103,6 +104,8 @@ def test_corrupt_shard_is_skipped_by_two_ranks_and_a_resume_keeps_to_it(folder: 
     assert [record["sequence_hash"] for record in records] == expected_hashes(folder, file, 24, state)
 
 
+@pytest.mark.faults
+@pytest.mark.long
 def test_corrupt_shard_ends_a_run_that_is_to_fail_by_name(folder: Path, bad_path: Path) -> None:
     flip(bad_path, token_offset(folder))
     done = headrace("train", run_file(folder, "fail", train__max_steps=40))
@@ -111,6 +114,8 @@ def test_corrupt_shard_ends_a_run_that_is_to_fail_by_name(folder: Path, bad_path
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.faults
+@pytest.mark.long
 def test_shard_cut_while_mapped_ends_the_run_with_a_diagnosis_that_names_it(folder: Path, bad_path: Path) -> None:
     file = run_file(folder, "cut", train__max_steps=100_000)
     out_dir = folder / "runs/cut"

@@ -75,6 +75,7 @@ def test_run_with_documents_sees_each_by_itself(tmp_path: Path) -> None:
     check_run(file, tmp_path / "runs/apart")
 
 
+@pytest.mark.long
 def test_run_with_sentence_pairs_makes_documents_of_two_neighbours(tmp_path: Path) -> None:
     corpus = tmp_path / "corpus"
     corpus.mkdir()

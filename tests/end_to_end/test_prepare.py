@@ -170,6 +170,7 @@ def test_prepare_again_changed_and_with_a_source_removed_on_one_worker(
     assert verify(dir).problems == ()
 
 
+@pytest.mark.faults
 def test_prepare_on_four_workers_after_one_was_killed_gives_the_same_bytes(
     folder: Path, undisturbed: dict[str, bytes]
 ) -> None:
@@ -183,6 +184,8 @@ def test_prepare_on_four_workers_after_one_was_killed_gives_the_same_bytes(
     assert not list(dir.glob(".units/*"))
 
 
+@pytest.mark.faults
+@pytest.mark.long
 def test_prepare_on_two_workers_after_the_driver_was_killed_goes_on_with_the_same_bytes(
     folder: Path, undisturbed: dict[str, bytes]
 ) -> None:
@@ -205,6 +208,8 @@ def test_prepare_on_two_workers_after_the_driver_was_killed_goes_on_with_the_sam
     assert {name: tars(dir)[name] for name in kept} == {name: shards[name] for name in kept}
 
 
+@pytest.mark.faults
+@pytest.mark.long
 def test_prepare_on_three_nodes_after_one_was_lost_gives_the_same_bytes(
     folder: Path, undisturbed: dict[str, bytes]
 ) -> None:

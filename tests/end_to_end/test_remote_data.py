@@ -47,6 +47,8 @@ def far_file(folder: Path, address: str) -> Path:
     return run_file(folder, "far", data=data, train__max_steps=STEPS)
 
 
+@pytest.mark.faults
+@pytest.mark.long
 def test_run_on_s3_killed_stopped_and_resumed_elsewhere_trains_every_step(
     bucket: str,  # noqa: F811
     tmp_path: Path,

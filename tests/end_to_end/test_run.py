@@ -106,6 +106,7 @@ def test_run_again_when_finished_says_so_and_changes_nothing(calm: tuple[Path, s
     assert {path: path.stat().st_mtime_ns for path in (calm[0] / "checkpoints").rglob("*")} == before
 
 
+@pytest.mark.faults
 def test_run_killed_stopped_and_resumed_is_exactly_the_undisturbed_one(calm: tuple[Path, str], folder: Path) -> None:
     """A rank is killed, then a supervisor, then the driver is asked to stop; the same command goes on each time."""
     file, out_dir = run_file(folder, "rough"), folder / "runs/rough"
