@@ -32,6 +32,8 @@ check: $(VENV)/.installed-test
 bench: $(VENV)/.installed-test
 	$(BIN)/python -m benchmarks.reading
 	$(BIN)/python -m benchmarks.recovery
+	$(BIN)/python -m benchmarks.snapshots
+	$(BIN)/python -m benchmarks.chaos
 
 # Beside the peers, which have an environment of their own. BENCH=--quick: little data; BENCH="--text FILE ...": your text.
 bench-data: $(VENV)/.installed-test .venv-peers/.installed

@@ -12,7 +12,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from cluster.commands import checkpoint, data, results, train
+from cluster.commands import chaos, checkpoint, data, results, status, train
 from cluster.errors import ClusterError
 from data_shards.errors import DataError
 from model.errors import ModelError
@@ -23,7 +23,7 @@ USER_ERRORS = (ClusterError, DataError, ModelError, MonitoringError, TrainError)
 FAILED_STATUS, USER_ERROR_STATUS, INTERRUPTED_STATUS = 1, 2, 130
 
 # Part of the contract, and of a later version.
-LATER = ("submit", "jobs", "status", "logs", "stop", "resume", "plan", "chaos", "doctor")
+LATER = ("submit", "jobs", "logs", "stop", "resume", "plan", "doctor")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -32,7 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="headrace", description="Raw text to trained, compared GPT models on a Ray cluster."
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for module in (train, data, checkpoint, results):
+    for module in (train, status, data, checkpoint, results, chaos):
         module.register(commands)
     return parser
 

@@ -4,14 +4,17 @@
                                      ^------------------- (waiting) <----- restart -----'           '--> failed
     running --all are done--> finished
 
+A rank that stands still may be waiting for another. So the gang hangs when every rank that is not done stands still,
+each by its own limit, and the one that is furthest behind is the cause.
+
 At no time are two attempts alive: a new one is opened only after every supervisor has said that its rank of the one
 before is reaped. What belongs to another attempt is dropped.
 """
 
 from dataclasses import dataclass, replace
 
-from cluster.messages import Dead, Done, Down, Finish, Hello, Start, Stop
-from cluster.policy import Death, Diagnosis, Failure, GiveUp, decide, root_cause
+from cluster.messages import Dead, Done, Down, Finish, Hello, Moving, Start, Stop, Stuck
+from cluster.policy import Death, Diagnosis, Failure, GiveUp, decide, root_cause, with_companions
 
 STOP_SECONDS = 60.0
 """A killed rank that is not reaped by then never will be (a process that hangs in the kernel)."""
@@ -53,7 +56,7 @@ class Open:
     """Take the next attempt's number and bind its store's port, then report Opened."""
 
 
-Event = Hello | Opened | OpenFailed | Dead | Down | Done | Lost | Tick
+Event = Hello | Opened | OpenFailed | Dead | Stuck | Moving | Down | Done | Lost | Tick
 Action = Open | Start | Stop | Finish | GiveUp
 
 
@@ -62,7 +65,8 @@ class CoordinatorState:
     """What the coordinator knows. `due` is the deadline of the phase: gather, stop or restart by then.
 
     present: rank and node of each supervisor; done, down: ranks of this attempt; step: the last one that any rank
-    completed in this attempt; detected: when this attempt's first death was heard of.
+    completed in this attempt; stuck: what ranks that stand still say; detected: when this attempt's first death
+    was heard of.
     """
 
     world_size: int
@@ -74,6 +78,7 @@ class CoordinatorState:
     done: tuple[tuple[int, int], ...] = ()
     down: frozenset[int] = frozenset()
     deaths: tuple[Death, ...] = ()
+    stuck: tuple[Stuck, ...] = ()
     step: int = 0
     detected: float | None = None
     history: tuple[Failure, ...] = ()
@@ -92,12 +97,13 @@ class CoordinatorState:
             case Opened():
                 return self._start(event)
             case OpenFailed():
-                return self._fail(Diagnosis("infrastructure", event.reason, self.attempt))
+                # Its number may have been taken all the same.
+                return self._fail(Diagnosis("infrastructure", event.reason, self.attempt and self.attempt + 1))
             case Lost():
                 return self._lose(event)
             case Tick():
                 return self._tick(now)
-            case Dead() | Down() | Done():
+            case Dead() | Stuck() | Moving() | Down() | Done():
                 return self._hear(event, now) if event.attempt == self.attempt else (self, ())
 
     def _greet(self, hello: Hello) -> "tuple[CoordinatorState, tuple[Action, ...]]":
@@ -114,15 +120,20 @@ class CoordinatorState:
             return self, ()
         cause = self.history[-1].death if self.history else None
         start = Start(opened.attempt, opened.store_host, opened.store_port, cause, self.detected)
-        fresh = replace(self, attempt=opened.attempt, done=(), down=frozenset(), deaths=(), step=0, detected=None)
-        return replace(fresh, phase="running"), (start,)
+        fresh = replace(self, attempt=opened.attempt, done=(), down=frozenset(), deaths=(), stuck=(), step=0)
+        return replace(fresh, phase="running", detected=None), (start,)
 
-    def _hear(self, event: Dead | Down | Done, now: float) -> "tuple[CoordinatorState, tuple[Action, ...]]":
+    def _hear(
+        self, event: Dead | Stuck | Moving | Down | Done, now: float
+    ) -> "tuple[CoordinatorState, tuple[Action, ...]]":
         if self.phase == "running":
             if isinstance(event, Dead):
                 return self._stop(event.death, now)
+            if isinstance(event, Stuck | Moving):
+                return self._note_stuck(event)._look_for_hang(now)
             if isinstance(event, Done):
-                return self._finish_rank(event)
+                state, actions = self._finish_rank(event)
+                return (state, actions) if actions else state._look_for_hang(now)
         if self.phase == "stopping":
             if isinstance(event, Dead):
                 return replace(self, deaths=(*self.deaths, event.death)), ()
@@ -133,6 +144,17 @@ class CoordinatorState:
     def _stop(self, death: Death, now: float) -> "tuple[CoordinatorState, tuple[Action, ...]]":
         state = replace(self, phase="stopping", deaths=(death,), detected=now, due=now + STOP_SECONDS)
         return state, (Stop(self.attempt),)
+
+    def _note_stuck(self, event: Stuck | Moving) -> "CoordinatorState":
+        rank = event.death.rank if isinstance(event, Stuck) else event.rank
+        others = tuple(other for other in self.stuck if other.death.rank != rank)
+        return replace(self, stuck=(*others, event) if isinstance(event, Stuck) else others)
+
+    def _look_for_hang(self, now: float) -> "tuple[CoordinatorState, tuple[Action, ...]]":
+        idle = {stuck.death.rank for stuck in self.stuck} | dict(self.done).keys()
+        if not self.stuck or len(idle) < self.world_size:
+            return self, ()
+        return self._stop(min(self.stuck, key=lambda stuck: (stuck.place, stuck.death.rank)).death, now)
 
     def _finish_rank(self, done: Done) -> "tuple[CoordinatorState, tuple[Action, ...]]":
         if done.rank in dict(self.done):
@@ -150,7 +172,8 @@ class CoordinatorState:
         state = replace(self, down=self.down | {event.rank}, step=max(self.step, event.step))
         if len(state.down) < self.world_size:
             return state, ()
-        failure = Failure(self.attempt, root_cause(state.deaths), state.step)
+        cause = with_companions(root_cause(state.deaths), state.deaths)
+        failure = Failure(self.attempt, cause, state.step)
         decision = decide(self.history, failure, self.max_failures)
         state = replace(state, history=(*self.history, failure))
         if isinstance(decision, GiveUp):
@@ -173,7 +196,7 @@ class CoordinatorState:
 
     def _lose(self, lost: Lost) -> "tuple[CoordinatorState, tuple[Action, ...]]":
         node = dict(self.present).get(lost.rank, "unknown")
-        known = [death for death in self.deaths if death.rank == lost.rank and death.kind == "node"]
+        known = [death for death in self.deaths if death.rank == lost.rank and death.kind in ("node", "fenced")]
         reason = f"lost the supervisor of rank {lost.rank} on {node}: {lost.reason}"
         death = known[0] if known else Death(lost.rank, node, "supervisor", reason)
         return self._fail(Diagnosis("infrastructure", death.reason, self.attempt, death))

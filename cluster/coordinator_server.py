@@ -20,7 +20,7 @@ from cluster.coordinator import (
     OpenFailed,
     Tick,
 )
-from cluster.messages import Dead, Done, Down, Hello, Message
+from cluster.messages import Dead, Done, Down, Hello, Message, Moving, Stuck
 from cluster.spec import GangSpec
 
 logger = logging.getLogger(__name__)
@@ -115,7 +115,7 @@ class CoordinatorServer(threading.Thread):
     def _hear(self, peer: Peer, message: Message) -> None:
         if peer.rank is None:
             self._admit(peer, message)
-        elif isinstance(message, Dead | Down | Done):
+        elif isinstance(message, Dead | Stuck | Moving | Down | Done):
             self._handle(message)
         else:
             raise ConnectionLostError(f"unexpected message {message}")
@@ -170,9 +170,13 @@ class CoordinatorServer(threading.Thread):
 
     def _open_attempt(self) -> Opened | OpenFailed:
         try:
-            attempt = self._take_attempt()
             store = socket.create_server((self._host, 0), backlog=512)
         except OSError as error:
+            return OpenFailed(f"no port for a new attempt: {error}")
+        try:
+            attempt = self._take_attempt()  # last: a number that is taken and not used would look like another gang's
+        except OSError as error:
+            store.close()
             return OpenFailed(f"no new attempt: {error}")
         # An attempt that was stopped before rank 0 was forked leaves its socket here.
         for abandoned in self._stores.values():

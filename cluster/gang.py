@@ -1,17 +1,15 @@
-"""The training gang on Ray: supervisors placed by Ray Train, each of which keeps one rank alive.
+"""One training gang on Ray: supervisors placed by Ray Train, each of which keeps one rank alive.
 
-Ray Train mends what cannot be mended within the gang: a dead supervisor or node starts the gang again.
+Ray Train places and starts a gang, and tells of its end. What follows is cluster.restarts' to decide.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import secrets
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+import textwrap
+from collections.abc import Collection
+from typing import Any, Literal
 
 import ray
 import ray.exceptions
@@ -21,122 +19,188 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.collective import broadcast_from_rank_zero
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-from cluster.policy import Diagnosis
-from cluster.settings import ClusterSettings, Resources
+from cluster.driver_cord import Cord, hold_on
+from cluster.gang_folder import GangFolder, Place, Verdict
+from cluster.policy import LOST_KINDS, Diagnosis
+from cluster.restarts import GangEnded, Start
+from cluster.settings import Resources
+from cluster.snapshot_keeper_actor import SnapshotKeepers, fetch_snapshot_memory
 from cluster.spec import GangFailed, GangSpec
 from cluster.supervisor import supervise
 
 logger = logging.getLogger(__name__)
 
-Verdict = dict[str, Any]
+LOOPBACK = "127.0.0.1"
+LONGEST_REASON = 300  # characters of what Ray says
+NODE_ID_LABEL = "ray.io/node-id"
 
-PLACEMENT_TRIES = 60
-"""So often is a gang placed that finds no room, a minute each: a lost node may be replaced meanwhile."""
 
-
-def make_gang_spec(name: str, out_dir: str, run_spec: dict[str, Any], settings: ClusterSettings) -> GangSpec:
-    """What the supervisors share; with a fresh secret that their connections show."""
+def make_gang_spec(
+    name: str,
+    out_dir: str,
+    run_spec: dict[str, Any],
+    hang_seconds: float | Literal["auto"],
+    max_failures: int,
+    token: str,
+) -> GangSpec:
+    """What the supervisors of a gang share; token: the command's secret, which their connections show."""
     return GangSpec(
         name=name,
         out_dir=out_dir,
         run_spec=run_spec,
-        token=secrets.token_hex(16),
-        hang_seconds=settings.hang_seconds,
-        max_failures=settings.max_failures,
+        token=token,
+        hang_seconds=hang_seconds,
+        max_failures=max_failures,
         # A fork of a process with a pool of threads hangs; ranks set their threads themselves.
         env={"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
     )
 
 
-def _verdict_path(out_dir: Path) -> Path:
-    return out_dir / "verdict.json"
-
-
-def _write_verdict(out_dir: Path, verdict: Mapping[str, Any]) -> None:
-    path = _verdict_path(out_dir)
-    draft = path.with_suffix(".tmp")
-    draft.write_text(json.dumps(verdict))
-    draft.replace(path)
-
-
 def supervise_on_ray(config: dict[str, Any]) -> None:
-    """What Ray Train runs on each worker.
+    """What Ray Train runs on each worker; rank 0 leaves the verdict.
 
-    A failure that starting the gang again cannot mend is written down, and not raised: Ray Train retries whatever is.
+    A loss is raised as well, since Ray Train then ends the gang at once, though rank 0 may be gone without a word.
     """
-    spec = GangSpec.from_dict(config["gang"])
+    hold_on(config["driver"])
+    spec, folder = GangSpec.from_dict(config["gang"]), GangFolder(config["folder"])
     context = ray.train.get_context()
-    rank = context.get_world_rank()
-    address = ray.util.get_node_ip_address()
+    rank, address = context.get_world_rank(), ray.util.get_node_ip_address()
+    node_id = ray.get_runtime_context().get_node_id()
+    folder.write_place(Place(rank, node_id, address, os.getpid()))
+    snapshot_fd = fetch_snapshot_memory(spec.token, config["keeper_nodes"], rank, context.get_world_size())
     try:
         outcome = supervise(
             spec,
             rank,
             context.get_world_size(),
             share_address=lambda own: tuple(broadcast_from_rank_zero(own)),
-            host="127.0.0.1" if config["is_local"] else address,
+            # On one machine nothing needs to listen beyond its loopback.
+            host=LOOPBACK if config["driver"][0] == LOOPBACK else address,
             node=address,
             local_rank=context.get_local_rank(),
             local_world_size=context.get_local_world_size(),
             raylet_pid=os.getppid(),
+            snapshot_fd=snapshot_fd,
             # Again and again, since Ray sets a name of its own with each call to the worker.
             on_tick=lambda: ray._raylet.setproctitle(f"headrace: supervisor {rank} of {spec.name}"),
         )
     except GangFailed as failure:
+        if rank == 0:
+            folder.write_verdict(_verdict_of(failure.diagnosis))
         if not failure.diagnosis.final:
             raise
-        verdict: dict[str, Any] = {"status": "failed", "kind": failure.diagnosis.kind, "text": _text(failure.diagnosis)}
     else:
-        verdict = {"status": outcome.status, "step": outcome.step, "restarts": outcome.restarts}
-    if rank == 0:
-        _write_verdict(spec.out_path, verdict)
+        if rank == 0:
+            folder.write_verdict(Verdict(outcome.status))
 
 
-def _text(diagnosis: Diagnosis) -> str:
+def _verdict_of(diagnosis: Diagnosis) -> Verdict:
     """Wrong input is told in its own words alone; any other failure with the rank's last lines."""
-    return diagnosis.reason if diagnosis.kind == "input" else diagnosis.text()
+    death = diagnosis.death
+    text = diagnosis.reason if diagnosis.kind == "input" else diagnosis.text()
+    if death is None:
+        return Verdict("failed", diagnosis.kind, text)
+    kind = "fenced" if death.kind == "fenced" else "loss" if death.kind in LOST_KINDS else diagnosis.kind
+    return Verdict("failed", kind, text, death.rank)
 
 
-def run_gang(spec: GangSpec, settings: ClusterSettings, resources: Resources, is_local: bool) -> Verdict:
-    """Train to the end on the cluster that this process has joined; the verdict that rank 0's supervisor wrote.
+def run_gang(
+    spec: GangSpec,
+    start: Start,
+    folder: GangFolder,
+    cord: Cord,
+    keepers: SnapshotKeepers,
+    unsure: Collection[str],
+    resources: Resources,
+) -> GangEnded:
+    """Run one gang to its end on the cluster that this process has joined; how it ended, but for step and restarts.
 
-    `is_local`: all ranks are on this machine, and nothing needs to listen beyond its loopback.
+    Args:
+        folder: the gang's, removed at its end; cord: what the workers hold on to; keepers: of the run's snapshots;
+            unsure: ids of nodes that Ray takes for alive and that do not answer.
     """
-    _verdict_path(spec.out_path).unlink(missing_ok=True)
-    per_worker = {"CPU": float(resources.cpus_per_worker)}
-    if resources.gpus_per_worker:
-        per_worker["GPU"] = float(resources.gpus_per_worker)
-    trainer = DataParallelTrainer(
+    keepers.cover_nodes(without=unsure)
+    config = {"gang": spec.to_dict(), "folder": folder.path, "driver": cord.address, "keeper_nodes": keepers.nodes}
+    error = _fit(_trainer(spec, config, start.workers, start.left_out | set(unsure), resources))
+    verdict, places = folder.verdict(), folder.places()
+    folder.remove()
+    if verdict is None:
+        verdict = _verdict_of_ray(error)
+    node = next((place.node_id for place in places if place.rank == verdict.rank), None)
+    return GangEnded(verdict.status, 0, kind=verdict.kind, text=verdict.text, node=node)
+
+
+class GangTrainer(DataParallelTrainer):  # type: ignore[misc]  # Ray tells no types here
+    """Starts a gang without two helper processes that each cost seconds of CPU and that no gang needs.
+
+    They hand out Ray's datasets, and remove the placement group of a controller that died, which Ray itself does as
+    well.
+    """
+
+    NEEDLESS = ("DatasetsCallback", "PlacementGroupCleanerCallback")
+
+    def _create_default_callbacks(self) -> list[Any]:
+        return [each for each in super()._create_default_callbacks() if type(each).__name__ not in self.NEEDLESS]
+
+
+def _trainer(
+    spec: GangSpec, config: dict[str, Any], workers: int, left_out: Collection[str], resources: Resources
+) -> GangTrainer:
+    return GangTrainer(
         supervise_on_ray,
-        train_loop_config={"gang": spec.to_dict(), "is_local": is_local},
+        train_loop_config=config,
         scaling_config=ScalingConfig(
-            num_workers=resources.workers,
+            num_workers=workers,
             use_gpu=bool(resources.gpus_per_worker),
-            resources_per_worker=per_worker,
+            resources_per_worker=resources.per_worker,
+            label_selector={NODE_ID_LABEL: f"!in({', '.join(sorted(left_out))})"} if left_out else None,
         ),
         run_config=RunConfig(
             name=spec.name,
             storage_path=str(spec.out_path / "ray"),
-            failure_config=FailureConfig(
-                max_failures=settings.max_failures,
-                max_preemption_failures=settings.max_preemptions,
-                controller_failure_limit=PLACEMENT_TRIES,
-            ),
+            failure_config=FailureConfig(max_failures=0, max_preemption_failures=0, controller_failure_limit=0),
         ),
     )
+
+
+def _fit(trainer: DataParallelTrainer) -> Exception | None:
+    """Ray Train's error, if the gang did not end well."""
     try:
         trainer.fit()
-        verdict: Verdict = json.loads(_verdict_path(spec.out_path).read_text())
-    except (ray.train.TrainingFailedError, ray.exceptions.RayError, FileNotFoundError) as error:
-        logger.debug("Ray Train ended without a verdict", exc_info=error)
-        text = f"Ray Train gave up: {_first_line(error)}"
-        return {"status": "failed", "kind": "infrastructure", "text": text}
-    return verdict
+    except (ray.train.TrainingFailedError, ray.exceptions.RayError) as error:
+        logger.debug("Ray Train ended with an error", exc_info=error)
+        failed: Exception = error
+        return failed
+    return None
 
 
-def _first_line(error: BaseException) -> str:
+def _verdict_of_ray(error: Exception | None) -> Verdict:
+    """The verdict where rank 0 left none: it is lost, or the gang was never whole."""
+    if isinstance(error, ray.train.ControllerError):
+        return Verdict("failed", "placement", f"Ray could not start the workers: {_first_line(error)}")
+    failures: dict[int, BaseException] = getattr(error, "worker_failures", None) or {}
+    for failure in failures.values():
+        if isinstance(failure, GangFailed) and failure.diagnosis.death is not None:
+            return _verdict_of(failure.diagnosis)
+    dead = [rank for rank, failure in sorted(failures.items()) if _is_death(failure)]
+    own = {rank: failure for rank, failure in failures.items() if not isinstance(failure, GangFailed)}
+    if not dead and failures and not own and 0 not in failures:
+        dead = [0]  # the others lost its coordinator, and it left no word
+    if dead:
+        return Verdict("failed", "loss", f"lost the supervisor of rank {dead[0]}: {_first_line(error)}", dead[0])
+    blamed = min(own or failures, default=None)
+    why = _first_line(error if blamed is None else failures[blamed])
+    return Verdict("failed", "infrastructure", f"Ray Train gave up: {why}", blamed)
+
+
+def _is_death(failure: BaseException) -> bool:
+    """Whether a worker's process is gone, as against having raised something."""
+    return isinstance(getattr(failure, "health_check_failure", failure), ray.exceptions.RayActorError)
+
+
+def _first_line(error: BaseException | None) -> str:
     """What went wrong, without the traces of all processes that Ray puts around it."""
     failures = getattr(error, "worker_failures", None) or {}
     first = next(iter(failures.values()), error)
     lines = [line.strip() for line in str(first).splitlines() if line.strip()]
-    return lines[-1] if lines else type(first).__name__
+    return textwrap.shorten(lines[-1], LONGEST_REASON) if lines else type(first).__name__

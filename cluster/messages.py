@@ -36,6 +36,23 @@ class Dead:
 
 
 @dataclass(frozen=True)
+class Stuck:
+    """The rank of this attempt stands still, by itself or for another one; place: how far it has come."""
+
+    attempt: int
+    death: Death
+    place: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Moving:
+    """The rank of this attempt that was said to be stuck has moved."""
+
+    attempt: int
+    rank: int
+
+
+@dataclass(frozen=True)
 class Down:
     """The rank of this attempt is gone and reaped; step: the last one that it completed, 0 if none."""
 
@@ -82,12 +99,14 @@ class Finish:
     restarts: int
 
 
-Message = Hello | Ping | Dead | Down | Done | Start | Stop | Finish | GiveUp
+Message = Hello | Ping | Dead | Stuck | Moving | Down | Done | Start | Stop | Finish | GiveUp
 
 _TYPES: dict[str, type[Any]] = {
     "hello": Hello,
     "ping": Ping,
     "dead": Dead,
+    "stuck": Stuck,
+    "moving": Moving,
     "down": Down,
     "done": Done,
     "start": Start,
@@ -121,6 +140,8 @@ def decode(line: bytes) -> Message:
 def _decode_field(key: str, value: Any) -> Any:
     if key in ("death", "cause") and value is not None:
         return Death(**{**value, "last_lines": tuple(value["last_lines"])})
+    if key == "place":
+        return tuple(value)
     if key == "diagnosis":
         return Diagnosis(**{**value, "death": _decode_field("death", value["death"])})
     return value

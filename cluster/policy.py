@@ -1,7 +1,7 @@
 """What to do after a failed attempt: values to values, no clock and no I/O."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 ATTEMPTS_WITHOUT_STEP = 3
 """So many attempts in a row that complete no new step are the end."""
@@ -10,7 +10,9 @@ PAUSE_SECONDS = 1.0
 """Pause before the last of the attempts without a new step: a crowded node may have room again."""
 
 FINAL_KINDS = frozenset({"input", "preload"})
-LOST_KINDS = frozenset({"node", "supervisor"})
+LOST_KINDS = frozenset({"node", "supervisor", "fenced"})
+FINAL_ERRORS = frozenset({"trainer.errors.BadNumbersError"})
+"""Exceptions by which a program says that it must not be tried again."""
 _EXCEPTION_KINDS = frozenset({"exception", "exit"})
 _SIGABRT = 6
 
@@ -19,10 +21,12 @@ _SIGABRT = 6
 class Death:
     """How one rank ended, as its supervisor saw it.
 
-    `kind` is one of: `signal`, `hang`, `exception` (Python's, with a note), `exit` (a status without a note),
-    `input` (status 2: the user's input is wrong), `preload` (the zygote could not import the program),
-    `zygote` (the fork server itself died), `node` (the node's raylet died), `supervisor` (its connection was lost).
-    `step` is the step that the rank was at, 0 if it had not begun one.
+    `kind` is one of: `signal`, `memory` (killed by the kernel for want of memory), `hang`, `exception` (Python's, with
+    a note), `exit` (a status without a note), `input` (status 2: the user's input is wrong), `preload` (the zygote
+    could not import the program), `zygote` (the fork server itself died), `node` (the node's raylet died),
+    `supervisor` (its connection was lost), `fenced` (a newer attempt has begun elsewhere).
+    `step` is the step that the rank was at, 0 if it had not begun one, and `phase` where in it; `detected_seconds` the
+    time from its last sign of life to this report.
     """
 
     rank: int
@@ -35,6 +39,8 @@ class Death:
     error_type: str | None = None
     error_message: str | None = None
     last_lines: tuple[str, ...] = ()
+    phase: str | None = None
+    detected_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -93,7 +99,15 @@ def root_cause(deaths: tuple[Death, ...]) -> Death:
     first = deaths[0]
     if first.kind not in _EXCEPTION_KINDS and first.signal != _SIGABRT:
         return first
-    return next((death for death in deaths if _is_violent(death)), first)
+    silent = next((death for death in deaths if death.kind == "exit"), first)  # it did not hear of it from a peer
+    return next((death for death in deaths if _is_violent(death)), silent)
+
+
+def with_companions(cause: Death, deaths: tuple[Death, ...]) -> Death:
+    """The cause, its reason telling of the other ranks that died by violence too: none of them caused the others."""
+    others = {death.rank: death for death in deaths if death.rank != cause.rank and _is_violent(death)}
+    told = "".join(f"; rank {rank} on {death.node} too: {death.reason}" for rank, death in sorted(others.items()))
+    return replace(cause, reason=cause.reason + told)
 
 
 def decide(history: tuple[Failure, ...], failure: Failure, max_failures: int) -> Restart | GiveUp:
@@ -106,6 +120,8 @@ def decide(history: tuple[Failure, ...], failure: Failure, max_failures: int) ->
         return _give_up("infrastructure", death.reason, failure)
     if death.kind in FINAL_KINDS:
         return _give_up("input" if death.kind == "input" else "program", death.reason, failure)
+    if death.error_type in FINAL_ERRORS:
+        return _give_up("program", death.reason, failure)
     if any(_same_exception(earlier, failure) for earlier in history):
         return _give_up("program", f"the same exception twice at the same step: {death.reason}", failure)
     idle = attempts_without_step((*history, failure))
@@ -132,7 +148,7 @@ def _give_up(kind: str, reason: str, failure: Failure) -> GiveUp:
 
 
 def _is_violent(death: Death) -> bool:
-    return death.kind in ("node", "input", "preload", "zygote", "hang") or (
+    return death.kind in ("node", "input", "preload", "zygote", "hang", "memory") or (
         death.kind == "signal" and death.signal != _SIGABRT
     )
 

@@ -8,8 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cluster import heartbeat, processes
+from cluster import heartbeat, out_of_memory, processes
 from cluster.heartbeat import HangLimits, Pulse
+from cluster.messages import Stuck
 from cluster.policy import Death
 from cluster.spec import GangSpec
 from cluster.zygote_client import ZygoteClient, ZygoteGoneError
@@ -28,7 +29,8 @@ class RankProcess:
     """Forks the rank. spec: given to `main`, with "rank", "world_size" and "attempt" in it; fds: further descriptors.
 
     killed: its supervisor ended it; reaped: it is gone; reported: its death was told; stopping: the coordinator waits
-    for its end. note_fd: readable when there is something for `read_note`.
+    for its end; stuck_told: the coordinator knows that it stands still. note_fd: readable when there is something for
+    `read_note`.
     """
 
     def __init__(
@@ -41,7 +43,9 @@ class RankProcess:
         self.reported = False
         self.reaped = False
         self.stopping = False
+        self.stuck_told = False
         self._log_path = log_path(gang.out_path, self.attempt, self.rank)
+        self._kills_before = out_of_memory.read_kills()
         page_fd = heartbeat.create_page(time.monotonic())
         self._page = heartbeat.map_page(page_fd)
         self._note = b""
@@ -61,9 +65,19 @@ class RankProcess:
     def pulse(self) -> Pulse:
         return heartbeat.read(self._page)
 
-    def hung(self, now: float, limits: HangLimits) -> str | None:
-        """Why it counts as dead, or None."""
-        return heartbeat.hung(self.pulse(), now, limits)
+    def stopped(self, now: float, limits: HangLimits) -> Death | None:
+        """That it counts as dead, or None."""
+        reason = heartbeat.stopped(self.pulse(), now, limits)
+        return self.death("hang", reason) if reason is not None else None
+
+    def stuck(self, now: float, limits: HangLimits) -> Stuck | None:
+        """That it stands still, by itself or for another, or None."""
+        pulse = self.pulse()
+        reason = heartbeat.stands_still(pulse, now, limits)
+        if reason is None:
+            return None
+        death = replace(self.death("hang", reason), detected_seconds=now - pulse.beat_time)
+        return Stuck(self.attempt, death, pulse.place)
 
     def is_over(self, wait_seconds: float = 0.0) -> bool:
         return processes.is_over(self.child.pidfd, wait_seconds)
@@ -77,24 +91,37 @@ class RankProcess:
             self.killed = True
             processes.kill(self.child.pidfd)
 
-    def death(self, kind: str, reason: str) -> Death:
-        """A death that is not told by its exit status."""
-        return Death(self.rank, self.node, kind, reason, self.pulse().step, last_lines=self._tail())
+    def death(self, kind: str, reason: str, **more: Any) -> Death:
+        """Its death at the place where it is, detected now."""
+        pulse, lines = self.pulse(), more.pop("last_lines", None)
+        return Death(
+            self.rank,
+            self.node,
+            kind,
+            reason,
+            pulse.step,
+            phase=pulse.phase,
+            detected_seconds=time.monotonic() - pulse.last_sign,
+            last_lines=self._tail() if lines is None else lines,
+            **more,
+        )
 
     def ended_by_itself(self, status: int) -> bool:
         """Whether `status` is its own and not our kill's: a process on its way out keeps the status that it had."""
         return not self.killed or status not in (-signal.SIGKILL, *GOOD_STATUSES)
 
-    def death_by_status(self, status: int) -> Death:
-        """How it died. status: exit status, or minus the signal's number."""
-        step, lines = self.pulse().step, self._tail()
+    def death_by_status(self, status: int, peak_bytes: int = 0) -> Death:
+        """How it died. status: exit status, or minus the signal's number; peak_bytes: of its resident memory."""
+        if status == -signal.SIGKILL and out_of_memory.kernel_killed(self._kills_before, out_of_memory.read_kills()):
+            reason = out_of_memory.kernel_reason(peak_bytes, out_of_memory.memory_limit())
+            return self.death("memory", reason, signal=-status)
         if status < 0:
-            reason = f"killed by signal {-status}{_WHAT_IT_MEANS.get(-status, '')}"
-            return Death(self.rank, self.node, "signal", reason, step, signal=-status, last_lines=lines)
+            return self.death("signal", f"killed by signal {-status}{_WHAT_IT_MEANS.get(-status, '')}", signal=-status)
         if status == _INPUT_STATUS:
+            lines = self._tail()
             reason = next((line for line in reversed(lines) if line.strip()), "wrong input, with no message")
-            return Death(self.rank, self.node, "input", reason, step, status, last_lines=lines)
-        return Death(self.rank, self.node, "exit", f"exit status {status}", step, status, last_lines=lines)
+            return self.death("input", reason, exit_code=status, last_lines=lines)
+        return self.death("exit", f"exit status {status}", exit_code=status)
 
     def read_note(self) -> bool:
         """Take what the rank has written of its exception; False at the end of the stream. Never waits."""
@@ -112,9 +139,10 @@ class RankProcess:
         note = json.loads(self._note)
         error_type, message = note["type"], note["message"]
         reason = f"{error_type}: {message[:_REASON_CHARS]}"
+        if out_of_memory.is_memory_error(error_type, message):
+            reason += f"; {out_of_memory.ADVICE}"
         lines = tuple(note["traceback"].splitlines()[-LAST_LINES:])
-        death = Death(self.rank, self.node, "exception", reason, self.pulse().step, last_lines=lines)
-        return replace(death, error_type=error_type, error_message=message)
+        return self.death("exception", reason, last_lines=lines, error_type=error_type, error_message=message)
 
     def close(self) -> None:
         """Let go of the page and the descriptors."""

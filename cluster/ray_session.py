@@ -21,10 +21,15 @@ CONNECT_SECONDS = 10.0
 TOKEN_FILE = Path.home() / ".ray/auth_token"
 ANY_REQUEST = "/ray.rpc.NodeInfoGcsService/CheckAlive"
 
-# Read by Ray Train's controller and workers. A gang is restarted as soon as Ray knows of a loss; workers stay in the
-# folder they were started in, so that nothing depends on where Ray Train would move them.
+# Read by Ray Train's controller and workers. A gang ends as soon as Ray knows of a loss; one that finds no room is
+# given up soon, since the driver looks for room itself; it also watches for nodes that are to be taken away. A worker
+# that never shares its address with the others is not waited for for ever. Workers stay in the folder they were started
+# in, so that nothing depends on where Ray Train would move them.
 TRAIN_ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "30",
+    "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "300",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
 }

@@ -34,8 +34,8 @@ def check_static(config: RunConfig, where: str, address: str | None) -> ClusterS
     settings = parse_cluster(config.cluster, where)
     if address is not None:
         check_address(address)
-    world_size = settings.workers if isinstance(settings.workers, int) else 1
-    check_before_start(config, world_size)
+    for world_size in settings.worlds:
+        check_before_start(config, world_size)
     for source in (*config.data.sources, *(config.data.val_sources or ())):
         expand(source)
     if address is None and (settings.gpus_per_worker == 0 or not any(Path("/dev").glob("nvidia[0-9]*"))):
@@ -53,8 +53,9 @@ def session(config: RunConfig, settings: ClusterSettings, address: str | None) -
         device = "cuda" if resources.gpus_per_worker else "cpu"
         resolve_precision(config.train.precision, device, has_bf16=True)
         check_fits(resources, cluster_total("CPU"), cluster_total("GPU"))
-        check_before_start(config, resources.workers)
-        check_shared([Path(config.out_dir), config.data_dir])
+        for world_size in range(resources.min_workers, resources.workers + 1):
+            check_before_start(config, world_size)
+        check_shared([Path(config.out_dir), config.data_dir, config.checkpoint_dir])
         yield resources
 
 

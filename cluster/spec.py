@@ -3,7 +3,7 @@
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from cluster.heartbeat import HangLimits
 from cluster.policy import Diagnosis
@@ -15,9 +15,10 @@ class GangSpec:
 
     run_spec: passed to the ranks unchanged; entry: the module with `preload() -> None` and `main(spec) -> int`;
     token: a secret of this gang, without which a connection is dropped; hang_seconds: age of the liveness that counts
-    as dead; start_seconds: limit for preloading, for gathering, and from the fork to the first heartbeat;
-    progress_seconds: limit between two beats of a rank whose threads live; ping_seconds: three of them without a word
-    are a lost connection; max_failures: restarts within the gang; env: added to the zygote's environment.
+    as dead, or auto: by the observed step time; start_seconds: limit for preloading, for gathering, and from the fork
+    to the first heartbeat; progress_seconds: limit between two beats of a rank whose threads live, in every phase;
+    ping_seconds: three of them without a word are a lost connection; max_failures: restarts within the gang; env:
+    added to the zygote's environment.
     """
 
     name: str
@@ -25,9 +26,9 @@ class GangSpec:
     run_spec: dict[str, Any]
     token: str = field(repr=False)
     entry: str = "trainer.rank"
-    hang_seconds: float = 30.0
+    hang_seconds: float | Literal["auto"] = "auto"
     start_seconds: float = 120.0
-    progress_seconds: float = 1800.0
+    progress_seconds: float = 600.0
     ping_seconds: float = 5.0
     max_failures: int = 10
     env: dict[str, str] = field(default_factory=dict)
@@ -39,6 +40,11 @@ class GangSpec:
     @property
     def hang_limits(self) -> HangLimits:
         return HangLimits(self.hang_seconds, self.start_seconds, self.progress_seconds)
+
+    @property
+    def collective_seconds(self) -> float:
+        """Limit of the ranks' collectives: longer than a standstill is borne, which names the rank that causes it."""
+        return 1.5 * self.progress_seconds
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

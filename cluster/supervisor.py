@@ -7,21 +7,17 @@
 
 import logging
 import os
-import selectors
 import socket
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any
 
-from cluster.connection import Connection, ConnectionLostError
+from cluster.connection import Connection
 from cluster.coordinator_server import CoordinatorServer
-from cluster.gang_journal import JournalPipe, append_death, append_event
-from cluster.messages import Dead, Done, Down, Finish, Hello, Message, Start, Stop
-from cluster.policy import Death, Diagnosis, GiveUp
-from cluster.rank_process import GOOD_STATUSES, RankProcess
+from cluster.policy import Diagnosis
 from cluster.spec import GangFailed, GangSpec, Outcome
-from cluster.zygote_client import ZygoteClient, ZygoteGoneError
+from cluster.supervision import Supervision
+from cluster.zygote_client import ZygoteClient
 from trainer.attempts import take_attempt
 
 logger = logging.getLogger(__name__)
@@ -45,6 +41,7 @@ def supervise(
     local_rank: int = 0,
     local_world_size: int = 1,
     raylet_pid: int | None = None,
+    snapshot_fd: int | None = None,
     take_attempt_number: Callable[[], int] | None = None,
     on_tick: Callable[[], None] = lambda: None,
 ) -> Outcome:
@@ -54,24 +51,27 @@ def supervise(
     called on all ranks, with the address at rank 0 and None elsewhere, and returns rank 0's address to all.
     host: the address of this machine at which the others reach it (used at rank 0); node: this machine's name in
     diagnoses; local_rank, local_world_size: index and number of the ranks on this machine; raylet_pid: a process of
-    this machine with whose death the rank is ended at once; take_attempt_number: by default numbers are taken in
-    OUT_DIR/attempts; on_tick: called some ten times a second.
+    this machine with whose death the rank is ended at once; snapshot_fd: memory for the rank's snapshots, which stays
+    the caller's; by default this process makes it, and it goes with the process; take_attempt_number: by default
+    numbers are taken in OUT_DIR/attempts; on_tick: called some ten times a second.
     """
     place = {"rank": rank, "world_size": world_size, "local_rank": local_rank, "local_world_size": local_world_size}
     with ExitStack() as stack:
+        memory_fd = os.memfd_create("headrace-snapshot") if snapshot_fd is None else os.dup(snapshot_fd)
+        stack.callback(os.close, memory_fd)
         zygote = ZygoteClient(spec)  # it imports while the gang gathers
-        supervisor = Supervisor(spec, place, node or socket.gethostname(), zygote, on_tick)
-        stack.callback(supervisor.close)
+        supervision = Supervision(spec, place, node or socket.gethostname(), zygote, memory_fd, on_tick)
+        stack.callback(supervision.close)
         if rank == 0:
             take = take_attempt_number or (lambda: take_attempt(spec.out_path))
-            supervisor.server = CoordinatorServer(spec, world_size, host, take)
-            supervisor.server.start()
-            coordinator_address = supervisor.server.address
+            supervision.server = CoordinatorServer(spec, world_size, host, take)
+            supervision.server.start()
+            coordinator_address = supervision.server.address
         if share_address is not None:
             coordinator_address = share_address(coordinator_address)
         if coordinator_address is None:
             raise ValueError("a supervisor of rank > 0 needs coordinator_address or share_address")
-        return supervisor.run(_connect(spec, coordinator_address), raylet_pid)
+        return supervision.run(_connect(spec, coordinator_address), raylet_pid)
 
 
 def _connect(spec: GangSpec, address: Address) -> Connection:
@@ -81,306 +81,3 @@ def _connect(spec: GangSpec, address: Address) -> Connection:
         reason = f"no connection to the coordinator at {address[0]}:{address[1]}: {error}"
         raise GangFailed(Diagnosis("infrastructure", reason)) from error
     return Connection(sock, spec.ping_seconds, time.monotonic())
-
-
-class Supervisor:
-    """The loop around one rank. place: what the rank's spec says of its place in the gang; server: at rank 0."""
-
-    def __init__(
-        self, spec: GangSpec, place: dict[str, int], node: str, zygote: ZygoteClient, on_tick: Callable[[], None]
-    ) -> None:
-        self._on_tick = on_tick
-        self.server: CoordinatorServer | None = None
-        self._spec = spec
-        self._place = place
-        self._rank = place["rank"]
-        self._node = node
-        self._zygote: ZygoteClient | None = zygote
-        self._connection: Connection | None = None
-        self._selector = selectors.DefaultSelector()
-        self._process: RankProcess | None = None
-        self._journal: JournalPipe | None = None
-        self._start: Start | None = None  # the newest
-        self._waiting = False  # to fork for it, until the zygote is ready
-        self._restarting = False  # until the first step is completed after a restart
-        self._preload_death: Death | None = None
-        self._raylet_fd: int | None = None
-        self._snapshot_fd = os.memfd_create("headrace-snapshot")  # the ranks fill it; it goes with this process
-        self._outcome: Outcome | None = None
-
-    def run(self, connection: Connection, raylet_pid: int | None) -> Outcome:
-        """Turn until the gang has ended; owns the connection from now on."""
-        self._connection = connection
-        self._selector.register(connection, selectors.EVENT_READ, self._on_coordinator)
-        self._watch_zygote()
-        try:
-            self._send(Hello(self._rank, self._node, self._spec.token))
-            self._watch_raylet(raylet_pid)
-            while self._outcome is None:
-                self._turn()
-        except ConnectionLostError as error:
-            reason = f"lost the coordinator: {error}"
-            raise GangFailed(Diagnosis("infrastructure", reason, self._attempt)) from error
-        return self._outcome
-
-    def close(self) -> None:
-        """End rank, zygote and connection, whatever the reason is."""
-        if self._process is not None:
-            self._process.kill()
-        if self._zygote is not None:
-            self._zygote.close()
-        if self._process is not None:
-            self._process.is_over(REAP_SECONDS)
-        self._release()
-        if self._connection is not None:
-            self._connection.close()
-        if self.server is not None:
-            self.server.close()
-        if self._raylet_fd is not None:
-            os.close(self._raylet_fd)
-        os.close(self._snapshot_fd)
-        self._selector.close()
-
-    def _turn(self) -> None:
-        for key, _ in self._selector.select(TICK_SECONDS):
-            if key.fd in self._selector.get_map():  # not taken away in this turn
-                key.data()
-        if self._outcome is None:
-            self._tick(time.monotonic())
-        self._on_tick()
-
-    @property
-    def _attempt(self) -> int:
-        return self._start.attempt if self._start is not None else 0
-
-    # ---- the coordinator's words
-
-    def _send(self, message: Message) -> None:
-        assert self._connection is not None
-        self._connection.send(message)
-
-    def _on_coordinator(self) -> None:
-        assert self._connection is not None
-        for message in self._connection.receive(time.monotonic()):
-            self._obey(message)
-
-    def _obey(self, message: Message) -> None:
-        match message:
-            case Start():
-                self._on_start(message)
-            case Stop():
-                self._on_stop(message.attempt)
-            case Finish():
-                self._outcome = Outcome(message.status, message.attempt, message.step, message.restarts)
-            case GiveUp():
-                self._journal_death(message.diagnosis.death)
-                raise GangFailed(message.diagnosis)
-            case _:
-                raise ConnectionLostError(f"unexpected message {message}")
-
-    def _on_start(self, start: Start) -> None:
-        self._journal_death(start.cause)
-        self._release()
-        self._start = start
-        self._restarting = start.cause is not None
-        self._waiting = True
-        if self._preload_death is not None:
-            self._report_unforked(self._preload_death)
-        elif self._zygote is None:
-            self._zygote = ZygoteClient(self._spec)
-            self._watch_zygote()
-        elif self._zygote.ready:
-            self._fork()
-
-    def _on_stop(self, attempt: int) -> None:
-        if attempt != self._attempt:
-            return
-        self._waiting = False
-        if self._process is None or self._process.reaped:
-            self._say_down()
-        else:
-            self._process.stopping = True
-            self._on_note()  # it may have met its end before it was asked
-            self._process.kill()  # its end is heard of from the zygote
-
-    def _say_down(self) -> None:
-        step = self._process.pulse().done_step if self._process is not None else 0
-        self._send(Down(self._attempt, self._rank, step))
-
-    def _report(self, death: Death) -> None:
-        logger.warning("rank %d of attempt %d: %s", self._rank, self._attempt, death.reason)
-        self._send(Dead(self._attempt, death))
-
-    def _report_unforked(self, death: Death) -> None:
-        """Report why no rank was forked, if the coordinator waits for one."""
-        if self._waiting:
-            self._waiting = False
-            self._report(death)
-
-    # ---- the zygote's words
-
-    def _watch_zygote(self) -> None:
-        assert self._zygote is not None
-        self._selector.register(self._zygote, selectors.EVENT_READ, self._on_zygote)
-
-    def _on_zygote(self) -> None:
-        assert self._zygote is not None
-        try:
-            packet = self._zygote.receive()
-        except ZygoteGoneError as error:
-            self._on_zygote_gone(str(error))
-            return
-        if packet["event"] == "ready":
-            self._zygote.ready = True
-            if self._waiting:
-                self._fork()
-        elif packet["event"] == "failed":
-            reason = f"{self._spec.entry} cannot be preloaded: {packet['type']}: {packet['message']}"
-            lines = tuple(packet["traceback"].splitlines())
-            self._preload_death = Death(self._rank, self._node, "preload", reason, last_lines=lines)
-            self._report_unforked(self._preload_death)
-        elif packet["event"] == "exited":
-            self._on_exit(packet["status"])
-
-    def _on_exit(self, status: int) -> None:
-        process = self._process
-        assert process is not None
-        process.reaped = True
-        if self._restarting:
-            self._journal_restart(process)
-        self._on_note()
-        if status in GOOD_STATUSES and not process.killed:
-            self._send(Done(self._attempt, self._rank, status, process.pulse().done_step))
-        elif process.ended_by_itself(status) and not process.reported:
-            self._report(process.death_by_status(status))
-        if process.stopping:
-            self._say_down()
-
-    def _on_note(self) -> None:
-        """The rank tells of its exception, and waits to be killed."""
-        process = self._process
-        if process is None:
-            return
-        more = process.read_note()
-        death = process.death_by_note()
-        if death is not None and not process.reported:
-            process.reported = True
-            self._report(death)
-        if process.note_fd in self._selector.get_map() and (death is not None or not more):
-            self._selector.unregister(process.note_fd)
-
-    def _on_zygote_gone(self, reason: str) -> None:
-        assert self._zygote is not None
-        self._selector.unregister(self._zygote)
-        self._zygote.close()
-        self._zygote = None
-        self._report_unforked(Death(self._rank, self._node, "zygote", reason))
-        process = self._process
-        if process is None or process.reaped:
-            return
-        process.kill()
-        process.is_over(REAP_SECONDS)
-        process.reaped = True
-        self._report(process.death("zygote", reason))
-        if process.stopping:
-            self._say_down()
-
-    # ---- forking and letting go
-
-    def _fork(self) -> None:
-        assert self._start is not None and self._zygote is not None
-        fds: dict[str, int] = {}
-        place: dict[str, Any] = {**self._place, "attempt": self._start.attempt}
-        place |= {"store_host": self._start.store_host, "store_port": self._start.store_port}
-        if self.server is not None:
-            self._journal = JournalPipe(self._spec.out_path, self._start.attempt)
-            self._selector.register(self._journal, selectors.EVENT_READ, self._on_journal)
-            fds = {"journal": self._journal.write_fd, "store": self.server.take_store(self._attempt).detach()}
-        try:
-            spec = {**self._spec.run_spec, **place}
-            memory = {"snapshot": self._snapshot_fd}
-            self._process = RankProcess(self._zygote, self._spec, self._node, spec, {**fds, **memory})
-            self._selector.register(self._process.note_fd, selectors.EVENT_READ, self._on_note)
-            self._waiting = False
-        except ZygoteGoneError as error:
-            self._on_zygote_gone(str(error))
-        finally:
-            for fd in fds.values():
-                os.close(fd)
-
-    def _release(self) -> None:
-        """Let go of the rank that is gone, with its journal written to the end."""
-        if self._process is not None:
-            if self._process.note_fd in self._selector.get_map():
-                self._selector.unregister(self._process.note_fd)
-            self._process.close()
-            self._process = None
-        if self._journal is not None:
-            self._close_journal(self._journal)
-
-    # ---- the journal (rank 0)
-
-    def _on_journal(self) -> None:
-        if self._journal is not None and not self._journal.transfer():
-            self._close_journal(self._journal)
-
-    def _close_journal(self, journal: JournalPipe) -> None:
-        self._selector.unregister(journal)
-        journal.close()
-        self._journal = None
-
-    def _journal_death(self, death: Death | None) -> None:
-        """Write the end of the attempt that failed into its own journal, after all that its rank wrote."""
-        if self.server is None or death is None or self._attempt == 0:
-            return
-        if self._journal is not None:
-            self._journal.transfer()
-        append_death(self._spec.out_path, self._attempt, death)
-
-    def _journal_restart(self, process: RankProcess) -> None:
-        """Write how long the restart took, from the first word of the death to the first step completed after it."""
-        pulse = process.pulse()
-        if self.server is None or pulse.first_done_time == 0.0 or self._start is None or self._start.detected is None:
-            return
-        self._restarting = False
-        seconds = pulse.first_done_time - self._start.detected
-        step = pulse.first_done_step - 1
-        append_event(self._spec.out_path, self._attempt, "restart", seconds=seconds, resumed_step=step)
-
-    # ---- time
-
-    def _tick(self, now: float) -> None:
-        assert self._connection is not None
-        self._connection.tick(now)
-        if self._process is not None and not self._process.reaped:
-            self._watch_rank(self._process, now)
-        if self._waiting and self._zygote is not None and now - self._zygote.started > self._spec.start_seconds:
-            self._on_zygote_gone(f"{self._spec.entry} was not preloaded within {self._spec.start_seconds:g} s")
-
-    def _watch_rank(self, process: RankProcess, now: float) -> None:
-        if self._restarting:
-            self._journal_restart(process)
-        reason = None if process.reported else process.hung(now, self._spec.hang_limits)
-        if reason is not None:
-            process.reported = True
-            self._report(process.death("hang", reason))
-
-    def _watch_raylet(self, pid: int | None) -> None:
-        if pid is None:
-            return
-        try:
-            self._raylet_fd = os.pidfd_open(pid)
-        except ProcessLookupError:
-            self._on_raylet_dead()
-        else:
-            self._selector.register(self._raylet_fd, selectors.EVENT_READ, self._on_raylet_dead)
-
-    def _on_raylet_dead(self) -> None:
-        """The node is lost: end the rank at once, and tell the coordinator why this supervisor goes."""
-        reason = f"the raylet of {self._node} died"
-        death = Death(self._rank, self._node, "node", reason)
-        if self._process is not None:
-            self._process.kill()
-            death = self._process.death("node", reason)
-        self._report(death)
-        raise GangFailed(Diagnosis("infrastructure", reason, self._attempt, death))

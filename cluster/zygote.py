@@ -4,7 +4,8 @@
 
 It speaks JSON in packets over the control socket, an AF_UNIX SOCK_SEQPACKET whose other end the supervisor alone
 holds: its end of file means that the supervisor is gone, whichever way. Packets out: ready, failed, forked (with a
-pidfd of the rank), exited. Packets in: fork requests, with descriptors whose names they list:
+pidfd of the rank), exited (with the rank's status and the peak of its resident memory). Packets in: fork requests,
+with descriptors whose names they list:
 
     spec       JSON of the rank's spec          log      becomes the rank's standard output and error
     note       takes a line {"type", "message", "traceback"} of the exception that ended the rank
@@ -139,9 +140,10 @@ class Zygote:
         return pidfd
 
     def _reap(self, pidfd: int) -> None:
-        pid, status = os.waitpid(self.children.pop(pidfd), 0)
+        pid, status, usage = os.wait4(self.children.pop(pidfd), 0)
         os.close(pidfd)
-        _send(self.control, {"event": "exited", "pid": pid, "status": os.waitstatus_to_exitcode(status)})
+        end = {"pid": pid, "status": os.waitstatus_to_exitcode(status), "peak_bytes": usage.ru_maxrss * 1024}
+        _send(self.control, {"event": "exited", **end})
 
     def _become_rank(self, zygote_pid: int, title: str, fds: dict[str, int]) -> NoReturn:
         code = 1

@@ -210,6 +210,14 @@ class TrainLoader:
                 failed.append(Unreadable(position, self._shards[shard].path, str(error)))
         return (None if failed else self.read(state, global_batch_size)), tuple(failed)
 
+    def sequences(self, start: int, end: int, excluded: Spans) -> list[tuple[int, str, int]]:
+        """(position, shard's path, first token) of the positions [start, end) that `excluded` does not have."""
+        free = next_free(start, end - start, excluded)
+        free = free[free < end]
+        shards, firsts = self._order.locate(free)
+        rows = zip(free.tolist(), shards.tolist(), firsts.tolist(), strict=True)
+        return [(position, self._shards[shard].path, first) for position, shard, first in rows]
+
     def upcoming(self, state: LoaderState, global_batch_size: int, steps: int) -> list[int]:
         """Numbers of the shards that this rank reads in the next so many steps, in the order of their first need."""
         positions = next_free(state.consumed, global_batch_size * steps, state.excluded)

@@ -15,7 +15,9 @@ from rich.console import Console
 from rich.table import Table
 
 from monitoring.errors import MonitoringError
-from monitoring.journal import Record, is_step, last_values, number, read_records
+from monitoring.goodput import goodput
+from monitoring.history import Fence, believed, read_fence
+from monitoring.journal import Record, is_step, last_values, number, read_records, without_nonfinite
 from monitoring.runs import RunFolder
 from monitoring.units import duration
 
@@ -39,6 +41,8 @@ class RunSummary:
     unigram_loss: float | None
     tokens_per_second: float | None  # median over steps
     wall_seconds: float  # stops on request left out, recoveries counted
+    goodput: float | None  # time in steps that count over the wall time
+    world_sizes: tuple[int, ...]  # of its attempts, equal neighbours once
     restarts: int
     val_losses: tuple[tuple[int, float], ...]  # (tokens, loss), by tokens
     loss_hexes: Mapping[int, str]  # by step
@@ -83,9 +87,11 @@ def compare_summaries(summaries: Sequence[RunSummary], settings: Sequence[Mappin
     )
 
 
-def summarise(name: str, run_id: str, records: Iterable[Record]) -> RunSummary:
-    """One run from its journal's records. Pure."""
-    records = list(records)
+def summarise(name: str, run_id: str, records: Iterable[Record], fence: Fence | None = None) -> RunSummary:
+    """One run from its journal's records; `fence`: so that no outrun attempt's records count. Pure."""
+    fence = fence or Fence()
+    records = believed(records, fence)
+    spent = goodput(records, fence)
     steps = last_values(records)
     losses = [loss for record in steps.values() if (loss := number(record, "loss")) is not None]
     speeds = [speed for record in steps.values() if (speed := number(record, "tokens_per_second")) is not None]
@@ -104,22 +110,14 @@ def summarise(name: str, run_id: str, records: Iterable[Record]) -> RunSummary:
         best_val_loss=_least([loss for _, loss in val_losses]),
         unigram_loss=unigram_losses[-1][1] if unigram_losses else None,
         tokens_per_second=statistics.median(speeds) if speeds else None,
-        wall_seconds=wall_seconds(records),
+        wall_seconds=spent.wall_seconds,
+        goodput=spent.ratio,
+        world_sizes=spent.world_sizes,
         restarts=max(0, len({record["attempt"] for record in records}) - 1),
         val_losses=val_losses,
         loss_hexes={step: record["loss_hex"] for step, record in steps.items() if record.get("loss_hex")},
         sequence_hashes={step: r["sequence_hash"] for step, r in steps.items() if r.get("sequence_hash")},
     )
-
-
-def wall_seconds(records: Iterable[Record]) -> float:
-    """Seconds from first to last record, without the time between an end and the next start."""
-    total, previous, ended = 0.0, math.nan, True
-    for record in sorted(records, key=lambda record: (record["attempt"], record["time"])):
-        if not ended:
-            total += max(0.0, record["time"] - previous)
-        previous, ended = record["time"], record.get("event") == "end"
-    return total
 
 
 def equal_tokens(runs: Sequence[RunSummary]) -> int | None:
@@ -162,7 +160,7 @@ def to_dict(comparison: Comparison) -> dict[str, Any]:
     values = asdict(comparison)
     for run in values["runs"]:
         del run["loss_hexes"], run["sequence_hashes"]
-    plain: dict[str, Any] = json.loads(json.dumps(_finite(values), default=str))
+    plain: dict[str, Any] = json.loads(json.dumps(without_nonfinite(values), default=str))
     return plain
 
 
@@ -199,6 +197,8 @@ def _rows(comparison: Comparison) -> list[tuple[str, list[str]]]:
         ("unigram loss", [_number(run.unigram_loss) for run in runs]),
         ("tokens/s, median", [_number(run.tokens_per_second, ",.0f") for run in runs]),
         ("wall time", [duration(run.wall_seconds) for run in runs]),
+        ("goodput", ["-" if run.goodput is None else f"{run.goodput:.1%}" for run in runs]),
+        ("workers", [" -> ".join(map(str, run.world_sizes)) or "-" for run in runs]),
         ("restarts", [str(run.restarts) for run in runs]),
     ]
     if comparison.pairs:
@@ -228,7 +228,7 @@ def _summarise_folder(run: RunFolder) -> RunSummary:
         raise MonitoringError(
             f"{run.out_dir}: must hold a journal to be compared, found none; train {run.name!r} first"
         )
-    return summarise(run.name, run.run_id, records)
+    return summarise(run.name, run.run_id, records, read_fence(run.out_dir))
 
 
 def _by_tokens(records: Iterable[Record], key: str) -> tuple[tuple[int, float], ...]:
@@ -264,11 +264,3 @@ def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     else:
         return {prefix: value}
     return {k: v for key, item in items for k, v in _flatten(item, f"{prefix}.{key}" if prefix else key).items()}
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value

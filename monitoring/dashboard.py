@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from monitoring.errors import MonitoringError
@@ -45,19 +45,40 @@ def server_environment() -> dict[str, str]:
     return {**os.environ, **_SERVER_ENVIRONMENT}
 
 
-def import_runs(runs: Sequence[RunFolder], tracking_uri: str) -> list[ImportReport]:
-    """Brings the store up to the journals of those runs whose run file names it (or names none)."""
+def import_runs(
+    runs: Sequence[RunFolder], tracking_uri: str, is_driven: Callable[[Path], bool] = lambda out_dir: True
+) -> list[ImportReport]:
+    """Brings the store up to the journals of those runs whose run file names it (or names none).
+
+    `is_driven`: whether someone drives the run of a folder; one that nobody drives and that has no end is marked so.
+    """
     reports = []
     for run in runs:
-        settings = MonitoringSettings.model_validate(run.settings().get("monitoring") or {})
-        uri = settings.tracking_uri or default_tracking_uri(run.out_dir)
-        if uri == tracking_uri and attempt_paths(run.out_dir):
-            reports.append(import_journal(run.out_dir, uri, settings.experiment))
+        if _uri(run) == tracking_uri and attempt_paths(run.out_dir):
+            reports.append(import_run(run, is_driven(run.out_dir)))
     return reports
 
 
+def import_run(run: RunFolder, is_driven: bool) -> ImportReport:
+    """Brings the store that a run's file names up to its journal; MonitoringError as `import_journal`."""
+    return import_journal(run.out_dir, _uri(run), _settings(run).experiment, is_driven=is_driven)
+
+
+def _uri(run: RunFolder) -> str:
+    return _settings(run).tracking_uri or default_tracking_uri(run.out_dir)
+
+
+def _settings(run: RunFolder) -> MonitoringSettings:
+    return MonitoringSettings.model_validate(run.settings().get("monitoring") or {})
+
+
 def serve(
-    tracking_uri: str | None = None, *, runs_dir: Path = RUNS_DIR, host: str = "127.0.0.1", port: int = 5000
+    tracking_uri: str | None = None,
+    *,
+    runs_dir: Path = RUNS_DIR,
+    host: str = "127.0.0.1",
+    port: int = 5000,
+    is_driven: Callable[[Path], bool] = lambda out_dir: True,
 ) -> int:
     """Imports the journals of `runs_dir`, then serves its store until Ctrl-C; returns the server's exit status.
 
@@ -71,7 +92,7 @@ def serve(
         raise MonitoringError(
             f"{runs_dir.absolute()}: must hold runs to show, found none; start one, or give their folder"
         )
-    reports = import_runs(runs, uri)
+    reports = import_runs(runs, uri, is_driven)
     logger.info("%d runs looked at, %d values brought over", len(reports), sum(report.points for report in reports))
     logger.info("dashboard: http://%s:%d (Ctrl-C ends it)", host, port)
     return _run_until_interrupted(command)

@@ -3,19 +3,20 @@
 `OUT_DIR/journal/sent.json` holds, for each MLflow run, how far the journal was sent, and how far it will have been when
 the send that is under way is done. After a kill in the middle that same piece is sent again: the same points, which
 MLflow stores once. Points of the same step with another time stamp would be stored twice, so a step counts as sent by
-its number, not by its values.
+its number, not by its values. What an attempt wrote after a newer one had begun is not sent.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from monitoring.errors import MonitoringError
+from monitoring.history import believed, read_fence
 from monitoring.journal import JournalReader, Positions, Record, journal_dir, read_records, records_between, sender_lock
 from monitoring.mlflow_store import MlflowRun, StoreErrors
 from monitoring.runs import read_run_folder
@@ -54,9 +55,9 @@ class Forwarder:
         self._log = _SentLog(out_dir, run.mlflow_run_id)
         self._translator = Translator()
         sent, sending = self._log.read()
-        before = self._translator.translate(records_between(out_dir, {}, sent))
+        before = self._translate(records_between(out_dir, {}, sent))
         self._reader = JournalReader(out_dir, sending)
-        interrupted = self._translator.translate(records_between(out_dir, sent, sending))
+        interrupted = self._translate(records_between(out_dir, sent, sending))
         self._pending: Update | None = interrupted if sent != sending else None
         self.points = 0
         self.status = before.status  # MLflow's word, after what was sent
@@ -73,6 +74,17 @@ class Forwarder:
         self.status = self._pending.status or self.status
         self._pending = None
         return True
+
+    def say_running(self) -> None:
+        """Marks a run that goes on as running in MLflow, where a reader of its journal took it for dead meanwhile."""
+        if self.status == "RUNNING":
+            self._run.send(Update(status="RUNNING"))
+
+    def say_dead(self) -> None:
+        """Marks a run whose journal has no end, and which nobody drives any more, as failed in MLflow."""
+        if self.status == "RUNNING":
+            self._run.send(Update(status="FAILED"))
+            self.status = "FAILED"
 
     @property
     def positions(self) -> Positions:
@@ -93,14 +105,19 @@ class Forwarder:
         if not records:
             return None
         self._log.write(sent=before, sending=self._reader.positions)
-        return self._translator.translate(records)
+        return self._translate(records)
+
+    def _translate(self, records: Iterable[Record]) -> Update:
+        records = list(records)  # the fence is read after them: an attempt that outran one of them is there by then
+        return self._translator.translate(believed(records, read_fence(self._out_dir)))
 
 
-def import_journal(out_dir: Path, tracking_uri: str | None, experiment: str) -> ImportReport:
+def import_journal(out_dir: Path, tracking_uri: str | None, experiment: str, *, is_driven: bool = True) -> ImportReport:
     """Brings MLflow up to the end of a run's journal, once through; nothing if a sender is at work on it.
 
-    `tracking_uri` None: the SQLite store beside the runs. MonitoringError if there is no journal, if it is broken, or
-    if the store cannot be used.
+    `tracking_uri` None: the SQLite store beside the runs. `is_driven` False: nobody drives the run, and if its journal
+    has no end it is marked as failed; the next start marks it as running again. MonitoringError if there is no
+    journal, if it is broken, or if the store cannot be used.
     """
     uri = tracking_uri or default_tracking_uri(out_dir)
     identity = identify(out_dir)
@@ -110,7 +127,7 @@ def import_journal(out_dir: Path, tracking_uri: str | None, experiment: str) -> 
         if not held:
             return ImportReport(identity.run_id, None, 0, None)
         try:
-            return _import(out_dir, uri, experiment, identity)
+            return _import(out_dir, uri, experiment, identity, is_driven)
         except StoreErrors as error:
             raise MonitoringError(
                 f"monitoring.tracking_uri: must be a store that can be written, found {uri!r}, which says: {error}; "
@@ -118,13 +135,15 @@ def import_journal(out_dir: Path, tracking_uri: str | None, experiment: str) -> 
             ) from error
 
 
-def _import(out_dir: Path, uri: str, experiment: str, identity: Identity) -> ImportReport:
+def _import(out_dir: Path, uri: str, experiment: str, identity: Identity, is_driven: bool) -> ImportReport:
     run = MlflowRun.open(uri, experiment, identity.run_id, identity.name, identity.start_time_ms)
     forwarder = Forwarder(out_dir, run)
     while forwarder.forward():
         pass
     if forwarder.points:
         forwarder.add_plot()
+    if not is_driven:
+        forwarder.say_dead()
     return ImportReport(identity.run_id, run.mlflow_run_id, forwarder.points, forwarder.status)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import math
 import os
 import re
@@ -19,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from monitoring.errors import MonitoringError
+
+logger = logging.getLogger(__name__)
 
 Record = dict[str, Any]
 Positions = dict[str, int]  # name of an attempt's file -> bytes of it that were read
@@ -54,7 +57,18 @@ def encode(record: Mapping[str, Any]) -> bytes:
         f"{key}_hex": value.hex() for key, value in record.items() if isinstance(value, float) and not _finite(value)
     }
     whole = {**hexes, **record}
-    return json.dumps(_without_nonfinite(whole), ensure_ascii=False, allow_nan=False).encode() + b"\n"
+    return json.dumps(without_nonfinite(whole), ensure_ascii=False, allow_nan=False).encode() + b"\n"
+
+
+def without_nonfinite(value: Any) -> Any:
+    """The value as JSON takes it: NaN and infinities, at any depth, become None; tuples become lists."""
+    if isinstance(value, float):
+        return value if _finite(value) else None
+    if isinstance(value, Mapping):
+        return {key: without_nonfinite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nonfinite(item) for item in value]
+    return value
 
 
 def number(record: Mapping[str, Any], key: str) -> float | None:
@@ -68,22 +82,39 @@ def number(record: Mapping[str, Any], key: str) -> float | None:
 
 
 class FileJournal:
-    """Appends records to a file, a line in one write. Not for several threads."""
+    """Appends records to a file, a line in one write. Not for several threads.
+
+    What a full or broken disk does not take stays in memory and goes with the next write; that is said once.
+    """
 
     def __init__(self, path: Path) -> None:
         """Opens `path` for appending; makes it and its folder if absent; drops the torn last line of a dead writer."""
         path.parent.mkdir(parents=True, exist_ok=True)
         self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
         _drop_torn_line(self._fd)
+        self._path = path
+        self._waiting = bytearray()
+        self._is_told = False
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """Appends one record; an OSError if the disk takes less than all of it."""
-        line = encode(record)
-        while line:
-            line = line[os.write(self._fd, line) :]
+        """Appends one record, after those that wait."""
+        self._waiting += encode(record)
+        self._send()
+
+    def _send(self) -> None:
+        try:
+            while self._waiting:
+                del self._waiting[: os.write(self._fd, self._waiting)]
+        except OSError as error:
+            if not self._is_told:
+                logger.warning("%s cannot be written now (%s); its records wait in memory", self._path, error.strerror)
+            self._is_told = True
 
     def close(self) -> None:
-        """Closes the file."""
+        """Closes the file; says so if something could not be written to the last."""
+        self._send()
+        if self._waiting:
+            logger.error("%s: its last %d bytes could not be written and are lost", self._path, len(self._waiting))
         os.close(self._fd)
 
 
@@ -178,24 +209,30 @@ def is_step(record: Mapping[str, Any]) -> bool:
     return "event" not in record and "step" in record
 
 
-def first_values(records: Iterable[Record]) -> dict[int, Record]:
-    """For each step its record of the earliest attempt that ran it (the first one within the attempt), by step."""
-    steps: dict[int, Record] = {}
-    for record in filter(is_step, records):
-        kept = steps.get(record["step"])
-        if kept is None or record["attempt"] < kept["attempt"]:
-            steps[record["step"]] = record
-    return dict(sorted(steps.items()))
-
-
 def last_values(records: Iterable[Record]) -> dict[int, Record]:
-    """For each step its record of the latest attempt that ran it (the last one within the attempt), by step."""
+    """The steps that count, by step: each as the latest attempt ran it (the last time within the attempt).
+
+    A step that a later attempt did not build upon does not count: one above the step from which that attempt went on
+    (`resumed_step` of its start, or of a `bad_numbers` event that goes back within an attempt). It may be missing
+    then, until it is run again.
+    """
     steps: dict[int, Record] = {}
-    for record in filter(is_step, records):
-        kept = steps.get(record["step"])
-        if kept is None or record["attempt"] >= kept["attempt"]:
-            steps[record["step"]] = record
-    return dict(sorted(steps.items()))
+    resumed: dict[int, int] = {}
+    for record in records:
+        if is_step(record):
+            kept = steps.get(record["step"])
+            if kept is None or record["attempt"] >= kept["attempt"]:
+                steps[record["step"]] = record
+        elif record.get("event") == "start":
+            resumed[record["attempt"]] = record.get("resumed_step", 0)
+        elif record.get("event") == "bad_numbers" and "resumed_step" in record:
+            steps = {n: kept for n, kept in steps.items() if n <= record["resumed_step"]}
+    return {n: record for n, record in sorted(steps.items()) if not _is_undone(record, resumed)}
+
+
+def _is_undone(record: Record, resumed: Mapping[int, int]) -> bool:
+    later = (step for attempt, step in resumed.items() if attempt > record["attempt"])
+    return bool(record["step"] > min(later, default=record["step"]))
 
 
 @contextmanager
@@ -245,16 +282,6 @@ def _broken(line: bytes, path: Path, start: int, found: str) -> MonitoringError:
 
 def _finite(value: float) -> bool:
     return math.isfinite(value)
-
-
-def _without_nonfinite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if _finite(value) else None
-    if isinstance(value, Mapping):
-        return {key: _without_nonfinite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nonfinite(item) for item in value]
-    return value
 
 
 def _drop_torn_line(fd: int) -> None:

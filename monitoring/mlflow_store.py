@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -38,6 +39,9 @@ _TEXTS_PER_CALL = 20  # keeps a call with the longest values under MLflow's limi
 # What MLflow's client raises where the store is away, locked or refuses: mostly its own exception; SQLAlchemy's while a
 # database is opened; the operating system's (and requests', which are of that kind) for artefacts.
 StoreErrors = (MlflowException, SQLAlchemyError, OSError)
+
+# The client's own tries again are no news: whoever calls it says once that the store is away.
+logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
 
 T = TypeVar("T")
 

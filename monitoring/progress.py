@@ -134,4 +134,26 @@ def _event_text(record: Record) -> str | None:
             return f"rank {record.get('rank')} on {record.get('node')} died: {record.get('reason')}"
         case "restart":
             return f"restarted in {record['seconds']:.1f} s from step {record['resumed_step']:,}"
+    return _trouble_text(record)
+
+
+def _trouble_text(record: Record) -> str | None:
+    """What went wrong without the end of a rank, and what follows from it."""
+    match record.get("event"):
+        case "gang_restart":
+            return f"starting the workers again: {record.get('reason')}"
+        case "resize":
+            return f"going on with {record.get('to_world')} workers instead of {record.get('from_world')}"
+        case "fenced":
+            return f"attempt {record['attempt']} was ended: attempt {record.get('newest')} has taken its place"
+        case "checkpoint_failed":
+            return f"warning: no checkpoint of step {record.get('step')}: {record.get('reason')}"
+        case "checkpoint_late":
+            return f"warning: the checkpoint of step {record.get('step')} is late, its storage is slow"
+        case "bad_numbers":
+            found = f"{record.get('what')} {number(record, 'value')}"
+            return f"warning: step {record.get('step')}: {found}; {record.get('action')}"
+        case "slow_rank":
+            pace = f"{number(record, 'seconds')} s a step, the others {number(record, 'others_seconds')} s"
+            return f"warning: rank {record.get('rank')} on {record.get('node')} is slow: {pace}"
     return None

@@ -1,8 +1,8 @@
 """`python -m monitoring.sender --out-dir DIR`: follows the journal of a run and sends it to MLflow.
 
 A process of its own, so that no step of a training waits for MLflow. It ends when a run's end has been sent, or when
-its standard input ends (its parent has died, or asks it to): then it sends what is there, for ten seconds at most.
-Where MLflow cannot be used it says so once and tries again, ever more rarely.
+its standard input ends (its parent has died, or asks it to): then it sends what is there, for ten seconds at most, and
+exits with 1 if something is left. Where MLflow cannot be used it says so once and tries again, ever more rarely.
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ from monitoring.settings import MonitoringSettings, default_tracking_uri
 
 logger = logging.getLogger(__name__)
 
+LEFT_STATUS = 1
+
+_NICENESS = 5  # training goes first where both want the same core
 _HARD_STOP_SECONDS = 15.0  # after the parent has gone, whatever a call to MLflow is waiting for
 
 
@@ -46,7 +49,8 @@ def start_sender(out_dir: Path, settings: MonitoringSettings) -> subprocess.Pope
 def finish_sender(process: subprocess.Popen[bytes], timeout_seconds: float = 20.0) -> int:
     """Asks a sender that `start_sender` started to send what is left, and waits for its end.
 
-    Returns its exit status: 0 after all was sent or ten seconds were over; killed (negative) after `timeout_seconds`.
+    Returns its exit status: 0 if all was sent, 1 if ten seconds were not enough; killed (negative) after
+    `timeout_seconds`.
     """
     if process.stdin is not None:
         process.stdin.close()
@@ -58,7 +62,7 @@ def finish_sender(process: subprocess.Popen[bytes], timeout_seconds: float = 20.
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command; exit status 0, or 2 where the input is wrong (said on standard error)."""
+    """The command; exit status 0, 1 if something is left unsent, 2 where the input is wrong (on standard error)."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="headrace sender: %(message)s")
     logging.getLogger("matplotlib").setLevel(logging.WARNING)
@@ -66,25 +70,24 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the parent; its end ends this process, with all sent
     try:
         settings = MonitoringSettings(tracking_uri=options.tracking_uri, experiment=options.experiment)
-        _send(options.out_dir, settings, known)
+        return 0 if _send(options.out_dir, settings, known) else LEFT_STATUS
     except (MonitoringError, ValidationError) as error:
         logger.error("%s", error)
         return 2
-    return 0
 
 
-def _send(out_dir: Path, settings: MonitoringSettings, known: Mapping[str, int]) -> None:
+def _send(out_dir: Path, settings: MonitoringSettings, known: Mapping[str, int]) -> bool:
     # Imported here: MLflow takes two seconds, and what the journal gains meanwhile must not count as known.
+    os.nice(_NICENESS)
     from monitoring.send_loop import SendLoop
 
     uri = settings.tracking_uri or default_tracking_uri(out_dir)
     while True:
         with sender_lock(out_dir) as held:
             if held:
-                SendLoop(out_dir, uri, settings.experiment, wait_for_parent).run(known)
-                return
+                return SendLoop(out_dir, uri, settings.experiment, wait_for_parent).run(known)
         if wait_for_parent(0.5):  # another process is at its last points, or will end before this one is needed
-            return
+            return True
 
 
 def wait_for_parent(seconds: float) -> bool:

@@ -21,6 +21,7 @@ MAX_KEY_LENGTH = 250
 RUN_ID_TAG = "headrace.run_id"
 
 _NO_METRIC = frozenset({"step", "attempt", "time", "sequence_hash"})
+_CHECKPOINT_KEYS = ("seconds", "bytes", "stall_seconds", "written_seconds")
 _STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 
 
@@ -79,12 +80,12 @@ class Translator:
             case "eval":
                 self._add_evaluation(record, update)
             case "checkpoint" if self._is_first("checkpoint", record["step"]):
-                values = {f"checkpoint_{key}": number(record, key) for key in ("seconds", "bytes")}
+                values = {f"checkpoint_{key}": number(record, key) for key in _CHECKPOINT_KEYS}
                 _add_points(update, record, record["step"], values)
             case "restart" if self._is_first("restart", record["attempt"]):
                 values = {"restart_seconds": number(record, "seconds")}
                 _add_points(update, record, record["resumed_step"], values)
-            case "rank_dead":
+            case "rank_dead" | "gang_restart":
                 update.tags["headrace.last_failure"] = _failure(record)
             case "end":
                 update.status = _STATUS[record["status"]]
@@ -128,8 +129,8 @@ def _milliseconds(record: Record) -> int:
 
 
 def _failure(record: Record) -> str:
-    where = f"rank {record.get('rank')} on {record.get('node')} at step {record.get('step')}"
-    return f"attempt {record['attempt']}: {where}: {record.get('reason')}"[:MAX_TAG_LENGTH]
+    where = f"rank {record['rank']} on {record.get('node')} at step {record.get('step')}: " if "rank" in record else ""
+    return f"attempt {record['attempt']}: {where}{record.get('reason')}"[:MAX_TAG_LENGTH]
 
 
 def _key(text: str) -> str:

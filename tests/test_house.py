@@ -22,7 +22,12 @@ MAY_IMPORT = {
 }
 OWNERS = {"ray": "cluster", "deepspeed": "trainer", "mlflow": "monitoring", "webdataset": "data_shards"}
 # These run where neither Ray nor torch is imported, and are tested so.
-STANDARD_LIBRARY_ONLY = ("supervisor", "coordinator", "coordinator_server", "zygote", "zygote_client", "heartbeat")
+STANDARD_LIBRARY_ONLY = (
+    *("supervisor", "supervision", "coordinator", "coordinator_server", "zygote", "zygote_client", "heartbeat"),
+    *("rank_process", "rank_watch", "fence", "gang_journal", "out_of_memory", "policy"),
+    *("snapshot_keeper", "snapshot_keeper_client", "snapshot_keeper_copier", "snapshot_keeper_holders"),
+    *("snapshot_keeper_memory", "snapshot_keeper_peers", "snapshot_keeper_store", "snapshot_keeper_wire"),
+)
 LONGEST_FUNCTION, MEDIAN_FUNCTION, LONGEST_FILE = 60, 12, 400
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

@@ -23,7 +23,7 @@ from monitoring.forward import import_journal
 from monitoring.journal import attempt_path
 from trainer.attempts import take_attempt
 from trainer.config import RunConfig, load_run_file
-from trainer.errors import TrainError
+from trainer.errors import BadNumbersError, TrainError
 from trainer.launch import check_before_start, open_launch
 from trainer.provenance import provenance_tags
 from trainer.rank import USER_ERROR_STATUS, main
@@ -32,6 +32,7 @@ from trainer.run_lock import run_lock
 logger = logging.getLogger("trainer")
 
 SPEC_KEY = "headrace/spec"
+FAILED_STATUS = 1
 INTERRUPTED_STATUS = 130
 PREPARE_DEADLINE = timedelta(hours=12)
 
@@ -105,7 +106,11 @@ def _run(options: argparse.Namespace, held: ExitStack) -> int:
 
 
 def _train(spec: dict[str, Any]) -> int:
-    status = main(spec)
+    try:
+        status = main(spec)
+    except BadNumbersError as error:
+        logger.error("%s", error)
+        return FAILED_STATUS
     if spec["rank"] == 0 and status != USER_ERROR_STATUS:
         _bring_to_mlflow(RunConfig.model_validate(spec["config"]))
     return status
@@ -116,7 +121,7 @@ def _bring_to_mlflow(config: RunConfig) -> None:
     try:
         import_journal(Path(config.out_dir), config.monitoring.tracking_uri, config.monitoring.experiment)
     except MonitoringError as error:
-        logger.warning("%s (`headrace dashboard` brings the metrics from the journal later)", error)
+        logger.warning("%s (`headrace sync %s` sends the metrics from the journal later)", error, config.out_dir)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +21,25 @@ from data_shards.stats import unigram_loss
 from data_shards.tokenizer import load_tokenizer
 from model.flops import model_flops_per_token
 from model.settings import resolve
+from monitoring.journal import last_values, read_records
+from trainer.bad_numbers import WINDOW
 from trainer.batch import BatchPlan, plan_batch
 from trainer.changes import flatten
+from trainer.checkpoint.save import no_fault
 from trainer.checkpointer import Checkpointer
 from trainer.config import RunConfig, dump_run_file
 from trainer.engine import build_engine
 from trainer.engine_state import prepare_optimizer
-from trainer.evaluate import held_out_batches, label_ids
+from trainer.evaluate import Batches, held_out_batches, label_ids
+from trainer.faults import FaultPoints
 from trainer.length import make_order, planned_steps
+from trainer.number_guard import NumberGuard
 from trainer.optimizer_step import Beat
+from trainer.own_time import OwnTime
 from trainer.peak import matmul_flops_per_second
 from trainer.place import Place
 from trainer.precision import resolve_here
-from trainer.process_group import broadcast_from_first, reduce_sum
+from trainer.process_group import broadcast_from_first, gather_to_first, reduce_sum
 from trainer.stop import StopRequest
 from trainer.training_run import Emit, TrainingRun
 
@@ -49,11 +57,14 @@ class RankSpec:
     rank: int
     world_size: int
     attempt: int
+    node: str
     snapshot_fd: int | None
     local_world_size: int
 
 
-def build_run(spec: RankSpec, device: torch.device, emit: Emit, beat: Beat) -> TrainingRun:
+def build_run(
+    spec: RankSpec, device: torch.device, emit: Emit, beat: Beat, faults: FaultPoints | None = None
+) -> TrainingRun:
     """This rank's part of the run, restored from the newest good checkpoint where there is one.
 
     The process group must stand. Announces the attempt by a `start` event.
@@ -78,26 +89,21 @@ def build_run(spec: RankSpec, device: torch.device, emit: Emit, beat: Beat) -> T
         engine,
         spec.snapshot_fd,
         spec.local_world_size,
+        emit,
+        no_fault if faults is None else faults.at,
     )
     beat(0, "load")
-    place, restored_from = checkpointer.restore() or (Place(0, 0, LoaderState()), "nothing")
-    for path, why in checkpointer.skipped:
-        emit({"event": "checkpoint_bad", "path": str(path), "reason": why})
+    nodes = gather_to_first(spec.node) or []
+    place, restored = _restore(checkpointer, emit)
+    loader = _train_loader(config, dataset, rank, plan)
     run = TrainingRun(
         config=config,
         engine=engine,
         plan=plan,
-        loader=_train_loader(config, dataset, rank, plan),
-        evaluation_batches=held_out_batches(
-            config,
-            dataset,
-            max_tokens=config.eval.max_tokens,
-            rank=rank,
-            world=world_size,
-            micro_batch=plan.micro_batch,
-        ),
+        loader=loader,
+        evaluation_batches=_evaluation_batches(config, dataset, rank, plan),
         unigram_loss=_unigram_loss(config, dataset) if rank == 0 else 0.0,
-        tokenizer=load_tokenizer(dataset.tokenizer_path),
+        load_tokenizer=partial(load_tokenizer, dataset.tokenizer_path),
         checkpointer=checkpointer,
         rank=rank,
         total_steps=planned_steps(config, dataset, (place.step, place.tokens)),
@@ -107,9 +113,23 @@ def build_run(spec: RankSpec, device: torch.device, emit: Emit, beat: Beat) -> T
         emit=emit,
         beat=beat,
         stop_asked=StopRequest(Path(config.out_dir), watches_mark=rank == 0),
+        guard=NumberGuard(config.train, loader, _losses_before(config, place.step)),
+        own_time=OwnTime(device, counts_forward=config.train.zero.stage < 3),
+        nodes=nodes,
+        spoil=None if faults is None else faults.spoil,
     )
-    emit({**start_event(spec, dataset, run, precision, device), "restored_from": restored_from})
+    emit({**start_event(spec, dataset, run, precision, device), **restored})
     return run
+
+
+def _restore(checkpointer: Checkpointer, emit: Emit) -> tuple[Place, dict[str, Any]]:
+    """Where the run goes on, and what the start event says of it."""
+    began = time.perf_counter()
+    place, restored_from = checkpointer.restore() or (Place(0, 0, LoaderState()), "nothing")
+    load_seconds = time.perf_counter() - began
+    for path, why in checkpointer.skipped:
+        emit({"event": "checkpoint_bad", "path": path, "reason": why})
+    return place, {"restored_from": restored_from, "load_seconds": load_seconds}
 
 
 def _train_loader(config: RunConfig, dataset: Dataset, rank: int, plan: BatchPlan) -> TrainLoader:
@@ -123,6 +143,29 @@ def _train_loader(config: RunConfig, dataset: Dataset, rank: int, plan: BatchPla
         with_documents=separates_documents(config.data.packing),
         on_bad_shard=config.data.on_bad_shard,
         ahead=dataset.ahead,
+    )
+
+
+def _losses_before(config: RunConfig, step: int) -> list[tuple[int, float]]:
+    """(step, loss) of the believed steps up to this one, which spikes are told from; the same on all ranks."""
+    if config.train.spike_deviations is None:
+        return []
+    losses: list[tuple[int, float]] = []
+    if torch.distributed.get_rank() == 0:
+        believed = last_values(read_records(Path(config.out_dir)))
+        losses = [(at, float.fromhex(record["loss_hex"])) for at, record in believed.items() if at <= step]
+    newest: list[tuple[int, float]] = broadcast_from_first(losses[-WINDOW:])
+    return newest
+
+
+def _evaluation_batches(config: RunConfig, dataset: Dataset, rank: int, plan: BatchPlan) -> Batches:
+    return held_out_batches(
+        config,
+        dataset,
+        max_tokens=config.eval.max_tokens,
+        rank=rank,
+        world=plan.world_size,
+        micro_batch=plan.micro_batch,
     )
 
 

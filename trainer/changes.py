@@ -23,6 +23,8 @@ FREE = (
     "train.micro_batch_size",
     "train.deepspeed",
     "train.activation_checkpointing",
+    "train.on_bad_numbers",
+    "train.spike_deviations",
 )
 WITH_CONSENT = (
     "train.lr",

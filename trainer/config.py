@@ -56,6 +56,13 @@ class RunConfig(BaseModel):
         return Path(self.data.dir or Path(self.out_dir) / "data")
 
     @property
+    def checkpoint_dir(self) -> Path | str:
+        """The checkpoints' folder or address: `checkpoint.dir`, or `checkpoints` in the run's folder."""
+        if self.checkpoint.dir and is_remote(self.checkpoint.dir):
+            return self.checkpoint.dir
+        return Path(self.checkpoint.dir or Path(self.out_dir) / "checkpoints")
+
+    @property
     def tokens_per_step(self) -> int:
         """Trained tokens of one optimizer step over all ranks."""
         return self.train.global_batch_size * self.seq_len
@@ -218,7 +225,8 @@ def load_run_file(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         config = RunConfig.model_validate(document)
         data = resolve_data_paths(config.data, base)
         monitoring = resolve_monitoring_paths(config.monitoring, base)
-        return config.model_copy(update={"data": data, "monitoring": monitoring})
+        checkpoint = config.checkpoint.resolved(base)
+        return config.model_copy(update={"data": data, "checkpoint": checkpoint, "monitoring": monitoring})
     except ValidationError as error:
         raise explain(error, str(path)) from error
 

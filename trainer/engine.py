@@ -50,6 +50,9 @@ def build_engine(
         config=deepspeed_config(train, plan, precision, parameter_count(config)),
         dist_init_required=False,
     )
+    scaler: Any = getattr(engine.optimizer, "loss_scaler", None)
+    if hasattr(scaler, "raise_error_at_min_scale"):
+        scaler.raise_error_at_min_scale = False  # what follows many overflows is trainer.bad_numbers' to say
     return engine
 
 

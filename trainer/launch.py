@@ -17,8 +17,9 @@ from trainer.batch import plan_batch
 from trainer.changes import Change, check_changes
 from trainer.config import RunConfig, dump_run_file, parse_run_file
 from trainer.errors import TrainError
+from trainer.faults import faults_of_environment
 from trainer.length import check_repetitions, planned_steps
-from trainer.stop import stop_mark
+from trainer.stop import clear_marks
 from trainer.zero import check_passthrough
 
 logger = logging.getLogger(__name__)
@@ -37,13 +38,18 @@ class Launch:
     changes: tuple[Change, ...]
 
     def run_spec(self, tags: Mapping[str, str]) -> dict[str, Any]:
-        """What `trainer.rank.main` needs beyond rank, world size, attempt and meeting place; plain values."""
+        """What `trainer.rank.main` needs beyond rank, world size, attempt and meeting place; plain values.
+
+        Raises:
+            TrainError: HEADRACE_FAULTS asks for faults that there are not.
+        """
         changed = {"accepted_changes": "; ".join(map(str, self.changes))} if self.changes else {}
         return {
             "config": self.config.model_dump(mode="json"),
             "run_id": self.run_id,
             "dataset_fingerprint": self.dataset.fingerprint,
             "tags": {**tags, **changed},
+            "faults": faults_of_environment(),
         }
 
 
@@ -55,15 +61,20 @@ def check_before_start(config: RunConfig, world_size: int) -> None:
     """
     check_passthrough(config.train.deepspeed)
     plan_batch(config.train.global_batch_size, config.train.micro_batch_size, world_size)
-    out_dir = Path(config.out_dir)
+    _check_writable("out_dir", Path(config.out_dir))
+    if isinstance(config.checkpoint_dir, Path):
+        _check_writable("checkpoint.dir", config.checkpoint_dir)
+
+
+def _check_writable(field: str, folder: Path) -> None:
     try:
-        out_dir.mkdir(parents=True, exist_ok=True)
-        probe = out_dir / f".writable-{os.getpid()}"
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".writable-{os.getpid()}"
         probe.write_bytes(b"")
         probe.unlink()
     except OSError as error:
         raise TrainError(
-            f"out_dir: {out_dir} must be a folder that can be written, but: {error.strerror}. Give another out_dir, "
+            f"{field}: {folder} must be a folder that can be written, but: {error.strerror}. Give another {field}, "
             f"or change its permissions."
         ) from error
 
@@ -87,7 +98,7 @@ def open_launch(config: RunConfig, dataset: Dataset, accept_changes: bool) -> La
         before = parse_run_file(read_run_folder(out_dir).run_file.read_text(), str(out_dir / "run.yaml"))
         changes = tuple(check_changes(before, config, accept_changes))
     run = create_run_folder(out_dir, None, config.name, dump_run_file(config))
-    stop_mark(out_dir).unlink(missing_ok=True)
+    clear_marks(out_dir)
     is_finished = _has_finished(out_dir) and steps == done[0]
     return Launch(config, run.run_id, dataset, steps, total_tokens, is_finished, changes)
 

@@ -15,19 +15,27 @@ class Status(IntEnum):
 
 
 def train(run: TrainingRun) -> Status:
-    """Train to the last step, or to the step border at which a stop was asked for, with a checkpoint at either."""
+    """Train to the last step, or to the step border at which a stop was asked for, with a checkpoint at either.
+
+    A step whose numbers are bad does not count: it is tried again with other sequences, or ends the run.
+
+    Raises:
+        BadNumbersError: by train.on_bad_numbers.
+    """
     while not run.done:
         batch = run.read_batch()
         result = run.optimize(batch)
+        if not run.believes(batch, result):
+            continue
         wishes = run.record(batch, result)
-        if run.evaluation_due():  # before the step is kept: a resume must not pass over its evaluation
+        if wishes.stop:  # a node that is taken away may have no time for more than the save
+            run.save_and_wait()
+        if run.evaluation_due():  # else before the step is kept: a resume must not pass over its evaluation
             run.evaluate()
         if wishes.stop:
-            run.save()
             return Status.STOPPED
         run.snapshot(wishes)
-        if run.checkpoint_due(wishes):
-            run.save()
-    run.save()
+        run.save_when_due(wishes)
+    run.save_and_wait()
     run.evaluate(final=True)
     return Status.FINISHED

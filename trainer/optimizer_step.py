@@ -1,17 +1,22 @@
-"""One optimizer step: the micro-batches of a rank forward and backward, then the update."""
+"""One optimizer step: the micro-batches of a rank forward and backward, then the update, if its numbers are good."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
+from torch import Tensor
 
 from data_shards.loader import StepBatch
 from trainer.batch import BatchPlan
 from trainer.engine import set_learning_rate
-from trainer.model_input import counted_labels, model_input
+from trainer.engine_state import loss_scale_state, set_loss_scale_state
+from trainer.model_input import ModelInput, counted_labels, model_input
+from trainer.own_time import OwnTime
 from trainer.process_group import reduce_sum
 from trainer.seeds import seed_step
 
@@ -20,12 +25,33 @@ Beat = Callable[[int, str], None]
 
 
 @dataclass(frozen=True)
-class StepResult:
-    """What a rank knows after its step."""
+class StepWatch:
+    """How a step is watched. Beside the loss, what each rank tells is summed, in the same all-reduce.
 
-    loss_sum: float  # of its own rows
-    labels: int  # of all ranks, which the loss is the mean over; at least 1
-    grad_norm: float  # of the global gradient
+    loss_limit: a loss above it is not trained on; spoil: what a fault makes of a micro-batch's loss.
+    """
+
+    beat: Beat
+    own_time: OwnTime
+    tell: Callable[[], Sequence[float]] = tuple
+    loss_limit: float = math.inf
+    spoil: Callable[[Tensor], Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What every rank knows after a step, alike on all of them.
+
+    loss: mean over the global batch's labels that count; labels: how many they are, at least 1; grad_norm: of the
+    global gradient, not finite where a gradient was not; is_applied: whether the weights were updated; told: the sums
+    of what the ranks told.
+    """
+
+    loss: float
+    labels: int
+    grad_norm: float
+    is_applied: bool
+    told: tuple[float, ...]
 
 
 def _unscaled_norm(engine: Any) -> float | None:
@@ -44,33 +70,84 @@ def _labels_of_all_ranks(batch: StepBatch, own: int, device: torch.device) -> in
     return max(int(labels), 1)
 
 
+def _forward(engine: Any, inputs: ModelInput, step: int, watch: StepWatch) -> Tensor:
+    """The scalar loss of a micro-batch."""
+    with watch.own_time.part():
+        watch.beat(step, "forward")
+    with watch.own_time.forward():
+        loss = inputs.loss(engine)
+    return loss if watch.spoil is None else watch.spoil(loss)
+
+
+def _summed(loss_sum: Tensor, told: Sequence[float]) -> Tensor:
+    """The sums over all ranks, float64 [1 + told], on the device: nothing here waits for it."""
+    sums = torch.cat([loss_sum.view(1), torch.tensor(told, dtype=torch.float64, device=loss_sum.device)])
+    dist.all_reduce(sums)
+    return sums
+
+
+def _guard(loss: Tensor, limit: float) -> Tensor:
+    """The factor of the last micro-batch's loss: 1, or NaN where the step must not be trained on.
+
+    With a NaN in it the gradient's norm is none either, and by that no optimizer takes the step; so one way to leave
+    the weights alone serves all stages, and the decision is made on the device.
+    """
+    good = torch.isfinite(loss) & (loss <= limit)
+    return torch.where(good, 1.0, math.nan)
+
+
+def _update(engine: Any, norm: float | None) -> bool:
+    """DeepSpeed's step; whether it changed the weights. All its optimizers leave out one whose norm is not finite."""
+    if norm is not None and not math.isfinite(norm):
+        # Plain AdamW does not look at the norm, but at this, by which torch's GradScaler has it leave a step out.
+        engine.optimizer.found_inf = torch.ones((), device=engine.device)
+        engine.step()
+        del engine.optimizer.found_inf
+        return False
+    engine.step()
+    return bool(engine.was_step_applied())
+
+
 def run_step(
-    engine: Any, batch: StepBatch, plan: BatchPlan, *, rate: float, seed: int, step: int, rank: int, beat: Beat
+    engine: Any, batch: StepBatch, plan: BatchPlan, *, rate: float, seed: int, step: int, rank: int, watch: StepWatch
 ) -> StepResult:
     """Train on this rank's rows of one global batch, tokens int64 [R, T+1], R = accumulation * micro-batch.
 
     The loss is the mean over the global batch's labels that count. DeepSpeed averages gradients over ranks, so each
     rank's sum is scaled by (ranks / labels); labels of rows that only pad, and of other documents, have weight 0. So
     the gradient is that of the global batch at any world size.
+
+    Weights change only if the loss is finite and within the watch's limit, and the gradient's norm finite.
     """
-    device = engine.device
+    device, beat = engine.device, watch.beat
     seed_step(seed, step, rank)
     set_learning_rate(engine, rate)
     counted = counted_labels(batch)
     labels = _labels_of_all_ranks(batch, int(counted.sum()), device)
-    scale = plan.world_size / labels
-    loss_sum = torch.zeros((), dtype=torch.float64, device=device)
-    norm = None
+    scale, loss_scale = plan.world_size / labels, loss_scale_state(engine)
+    sums = torch.zeros(1, dtype=torch.float64, device=device)
+    norm, is_applied = None, False
     for first in range(0, len(batch.tokens), plan.micro_batch):
+        is_last = first + plan.micro_batch >= len(batch.tokens)
         inputs = model_input(batch, counted, slice(first, first + plan.micro_batch), device)
-        beat(step, "forward")
-        loss = inputs.loss(engine)
+        loss = _forward(engine, inputs, step, watch)
+        sums += loss.detach()
+        loss = loss * scale
+        if is_last:
+            sums = _summed(sums, watch.tell())
+            loss = loss * _guard(sums[0] / labels, watch.loss_limit).to(loss.dtype)
         beat(step, "backward")
-        engine.backward(loss * scale, scale_wrt_gas=False)
-        loss_sum += loss.detach()
-        if first + plan.micro_batch >= len(batch.tokens):
+        engine.backward(loss, scale_wrt_gas=False)
+        if is_last:
+            beat(step, "collective")
             norm = _unscaled_norm(engine)
-        engine.step()
+            is_applied = _update(engine, norm)
+        else:
+            engine.step()
     if norm is None:
         norm = float(engine.get_global_grad_norm() or 0.0)
-    return StepResult(float(loss_sum), labels, norm)
+    loss_sum, *told = sums.tolist()
+    result = StepResult(loss_sum / labels, labels, norm, is_applied, tuple(told))
+    if not (math.isfinite(result.loss) and result.loss <= watch.loss_limit):
+        set_loss_scale_state(engine, loss_scale)  # it is not to blame
+    return result

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 import logging
+import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +21,18 @@ from monitoring.journal import FileJournal, PipeJournal
 from monitoring.progress import ProgressView
 from trainer.build import RankSpec, build_run
 from trainer.config import RunConfig
-from trainer.errors import TrainError
-from trainer.loop import train
+from trainer.errors import FencedError, SaveFailedError, TrainError
+from trainer.faults import FaultPoints, parse_faults
+from trainer.loop import Status, train
 from trainer.optimizer_step import Beat
 from trainer.process_group import init_process_group
 from trainer.seeds import make_deterministic
-from trainer.training_run import Emit
+from trainer.stop import is_to_make_way
+from trainer.training_run import Emit, TrainingRun
 
 logger = logging.getLogger(__name__)
 
+FAILED_STATUS = 1
 USER_ERROR_STATUS = 2
 
 Journal = FileJournal | PipeJournal
@@ -110,23 +115,44 @@ def _device(spec: Mapping[str, Any]) -> torch.device:
     return torch.device("cuda", index)
 
 
+@contextmanager
+def _told_where(run: TrainingRun) -> Iterator[None]:
+    """Exceptions of the block go on with a note of the step and its sequences."""
+    with ExitStack() as stack:
+        stack.push(lambda cls, error, traceback: error.add_note(run.where()) if error is not None else None)
+        yield
+
+
+def _fault_points(spec: Mapping[str, Any]) -> FaultPoints | None:
+    """The faults that this rank is to do to itself; None where the run has none."""
+    faults = parse_faults(spec.get("faults", []), "faults")
+    if not faults:
+        return None
+    return FaultPoints(faults, Path(spec["config"]["out_dir"]), spec["rank"], spec["attempt"])
+
+
 def _rank_spec(spec: Mapping[str, Any]) -> RankSpec:
     names = ("run_id", "dataset_fingerprint", "tags", "rank", "world_size", "attempt")
     config = RunConfig.model_validate(spec["config"])
     memory = {"snapshot_fd": spec.get("snapshot_fd"), "local_world_size": spec.get("local_world_size", 1)}
-    return RankSpec(config=config, **memory, **{name: spec[name] for name in names})
+    node = spec.get("node") or socket.gethostname()
+    return RankSpec(config=config, node=node, **memory, **{name: spec[name] for name in names})
 
 
 def main(spec: Mapping[str, Any]) -> int:
-    """Train as one rank; the exit status is 0 finished, 3 stopped with a checkpoint, 2 wrong input (on stderr).
+    """Train as one rank; the exit status is 0 finished, 3 stopped with a checkpoint, 2 wrong input, 1 fenced off or
+    without its last checkpoint (both on stderr, as is the reason).
 
     Args:
-        spec: config, run_id, dataset_fingerprint, tags, rank, world_size, local_rank, attempt; perhaps device and
-            threads; from a supervisor store_host, store_port, heartbeat, snapshot_fd, and on rank 0 store_fd and
-            journal_fd; from a launcher store (an object) and journal_path.
+        spec: config, run_id, dataset_fingerprint, tags, rank, world_size, local_rank, attempt; perhaps device,
+            threads and faults; from a supervisor store_host, store_port, heartbeat, snapshot_fd, perhaps node, and on
+            rank 0 store_fd and journal_fd; from a launcher store (an object) and journal_path.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     beat: Beat = spec["heartbeat"].beat if "heartbeat" in spec else no_beat
+    faults = _fault_points(spec)
+    if faults is not None:
+        beat = faults.after(beat)
     beat(0, "init")
     journal = _open_journal(spec)
     emit = _emitter(journal, spec["attempt"])
@@ -137,15 +163,21 @@ def main(spec: Mapping[str, Any]) -> int:
         rank_spec = _rank_spec(spec)
         make_deterministic(rank_spec.config.train.deterministic, device)
         init_process_group(spec, device)
-        run = build_run(rank_spec, device, emit, beat)
-        status = train(run)
-        emit({"event": "end", "status": status.name.lower(), "step": run.place.step, "tokens": run.place.tokens})
+        run = build_run(rank_spec, device, emit, beat, faults)
+        with _told_where(run):
+            status = train(run)
+        # A gang that makes way for another is not the end of the run.
+        if status is Status.FINISHED or not is_to_make_way(Path(rank_spec.config.out_dir)):
+            emit({"event": "end", "status": status.name.lower(), "step": run.place.step, "tokens": run.place.tokens})
         dist.barrier()
         dist.destroy_process_group()
         return int(status)
     except (TrainError, DataError, ModelError) as error:
         print(error, file=sys.stderr)  # noqa: T201  the supervisor passes it on to the user
         return USER_ERROR_STATUS
+    except (FencedError, SaveFailedError) as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        return FAILED_STATUS
     finally:
         if journal is not None:
             journal.close()

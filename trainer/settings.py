@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -75,6 +76,15 @@ class TrainSettings(BaseModel):
         default_factory=dict, description="passed to DeepSpeed; what Headrace owns is refused"
     )
     activation_checkpointing: str = Field("none", description="none, full, or every_K: every K-th block is recomputed")
+    on_bad_numbers: Literal["skip", "rollback", "stop"] = Field(
+        "stop",
+        description="what follows a loss or gradient that is no number, or a spike; its update is never made. skip: "
+        "leave the step's sequences out and try the step again with the next ones; rollback: go back to the newest "
+        "good checkpoint and leave them out; stop: end with a checkpoint and a diagnosis",
+    )
+    spike_deviations: float | None = Field(
+        None, gt=0, description="a loss this many deviations above the running median is a spike; null: none is"
+    )
     deterministic: Literal["auto", "on", "off"] = Field("auto", description="bitwise repeatable kernels; auto: on CPU")
 
     @field_validator("micro_batch_size")
@@ -120,10 +130,15 @@ class EvalSettings(BaseModel):
 
 
 class CheckpointSettings(BaseModel):
-    """The `checkpoint` section: how often, and how many are kept."""
+    """The `checkpoint` section: where, how often, and how many are kept."""
 
     model_config = FROZEN
 
+    dir: str | None = Field(
+        None,
+        description="where checkpoints lie, a folder that all nodes see or an address such as s3://BUCKET/RUN, for "
+        "this run alone; default: checkpoints in the run's folder",
+    )
     interval: int | str = Field(200, description="optimizer steps, or a time such as 90s, 10m, 1h")
     snapshot_interval: int | Literal["auto"] = Field(
         "auto",
@@ -131,6 +146,13 @@ class CheckpointSettings(BaseModel):
         "auto: as often as costs under 2% of the time; 0: none",
     )
     keep: int = Field(3, ge=2, description="newest checkpoints that are kept; never fewer than two")
+
+    @field_validator("dir")
+    @classmethod
+    def _named(cls, value: str | None) -> str | None:
+        if value is not None and not value.strip("/ "):
+            raise ValueError("must be a folder or an address such as s3://BUCKET/RUN")
+        return value.rstrip("/") if value is not None else None
 
     @field_validator("interval")
     @classmethod
@@ -150,6 +172,12 @@ class CheckpointSettings(BaseModel):
         if isinstance(value, int) and value < 0:
             raise ValueError("must be at least 1 step, 0 for no snapshots, or auto")
         return value
+
+    def resolved(self, base: Path) -> CheckpointSettings:
+        """With `dir` absolute, against the run file's folder; addresses of object stores stay as they are."""
+        if self.dir is None or "://" in self.dir:
+            return self
+        return self.model_copy(update={"dir": str((base / Path(self.dir).expanduser()).resolve())})
 
     @property
     def interval_steps(self) -> int | None:

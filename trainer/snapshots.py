@@ -6,25 +6,52 @@ import logging
 import math
 import os
 import time
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch.distributed
+
 from data_shards.loader import LoaderState
-from trainer.checkpoint.memory import SnapshotMemory, snapshot_bytes
+from trainer.checkpoint.memory import NoteTooLongError, SnapshotMemory, copies_of, snapshot_bytes
 from trainer.engine_state import finish_restore, held_fragments, loss_scale_state
+from trainer.free_memory import LARGEST_SHARE_OF_MEMORY, free_memory_bytes
 from trainer.place import Place
 from trainer.process_group import broadcast_from_first, gather_to_first
 
 logger = logging.getLogger(__name__)
 
-LARGEST_SHARE_OF_MEMORY = 0.25
 LARGEST_SHARE_OF_TIME = 0.02
+PATIENCE_SECONDS = 10.0
+"""How long a snapshot waits for the one before to be copied to another node; its keeper may be gone."""
 
 
 def affordable_interval(copy_seconds: float, step_seconds: float) -> int:
     """Steps between snapshots so that copying costs at most 2% of the time. Pure."""
     return max(1, math.ceil(copy_seconds / (LARGEST_SHARE_OF_TIME * step_seconds)))
+
+
+def believe_all(attempt: int, step: int) -> bool:
+    """What every attempt wrote counts."""
+    return True
+
+
+class Patience:
+    """How long to wait for something that may have lost whoever does it. Once it has run out, until it was done once.
+
+    Pure: times are given.
+    """
+
+    def __init__(self, limit_seconds: float) -> None:
+        self._limit_seconds = limit_seconds
+        self._is_left = True
+
+    def waits(self, is_awaited: bool, waited_seconds: float) -> bool:
+        """Whether to wait on. is_awaited: whether it is still to be done; waited_seconds: for how long already."""
+        if not is_awaited:
+            self._is_left = True
+            return False
+        self._is_left = self._is_left and waited_seconds < self._limit_seconds
+        return self._is_left
 
 
 class Snapshots:
@@ -34,7 +61,13 @@ class Snapshots:
     """
 
     def __init__(
-        self, fd: int | None, interval: int | str, identity: Mapping[str, Any], engine: Any, local_world_size: int
+        self,
+        fd: int | None,
+        interval: int | str,
+        identity: Mapping[str, Any],
+        engine: Any,
+        local_world_size: int,
+        attempt: int,
     ) -> None:
         fragments = held_fragments(engine)
         elements = sum(fragment.length for fragment in fragments)
@@ -42,12 +75,25 @@ class Snapshots:
         if fd is not None and interval != 0 and _fits(fd, snapshot_bytes(elements), local_world_size):
             spans = [[fragment.name, fragment.start, fragment.length] for fragment in fragments]
             self._memory = SnapshotMemory(fd, {**identity, "spans": spans}, elements)
+        self._attempt = attempt
         self._asked = interval
         self._taken_step = 0
         self._copy_seconds = 0.0
         self._step_began = time.perf_counter()
+        self._taken_time = time.monotonic()
+        self._patience = Patience(PATIENCE_SECONDS)
         self.proposal = 0 if self._memory is None else 1
         """The interval that this rank would have; 0 where it keeps none. Rank 0's counts."""
+
+    @property
+    def behind(self) -> bool:
+        """Whether the newest snapshot is still on its way to another node.
+
+        Then no rank takes the next one: each slot but the newest is one that every holder has, so that after the loss
+        of a node there is a step that all go back to. Not for ever: whoever copies may be gone.
+        """
+        awaited = self._memory is not None and self._memory.awaits_copy
+        return self._patience.waits(awaited, time.monotonic() - self._taken_time)
 
     def take(self, engine: Any, place: Place, interval: int) -> None:
         """Keep a snapshot of this place if `interval` (rank 0's proposal) says so; 0 keeps none."""
@@ -58,22 +104,49 @@ class Snapshots:
             return
         fragments = held_fragments(engine)
         note = {
+            "attempt": self._attempt,
             "tokens": place.tokens,
             "loader": place.loader.to_dict(),
             "updates": [fragment.step for fragment in fragments],
             "loss_scale": loss_scale_state(engine),
         }
-        self._memory.write(place.step, note, fragments)
-        self._taken_step = place.step
+        try:
+            self._memory.write(place.step, note, fragments)
+        except NoteTooLongError as error:
+            logger.warning("no more snapshots in memory: %s", error)
+            self._memory.forget_after(-1)
+            self._memory, self.proposal = None, 0
+            return
+        self._taken_step, self._taken_time = place.step, time.monotonic()
         self._copy_seconds = time.perf_counter() - now
         if isinstance(self._asked, int):
             self.proposal = self._asked
         else:
             self.proposal = affordable_interval(self._copy_seconds, max(step_seconds, 1e-6))
 
-    def newest_common(self) -> int | None:
-        """The newest step of which every rank holds a whole snapshot."""
-        held = gather_to_first(self._memory.steps() if self._memory else [])
+    def start_over(self, engine: Any, place: Place) -> None:
+        """Keep the place that the run went back to, and nothing that is newer; all ranks call it together."""
+        if self._memory is not None:
+            self._memory.forget_after(place.step - 1)  # that step's own, if there is one, knows of no going back
+        torch.distributed.barrier()  # before any rank has the new one: no two ranks may hold different ones of a step
+        if self._memory is not None:
+            self._taken_step = place.step - 1
+            self.take(engine, place, 1)
+
+    def forget_after(self, step: int) -> None:
+        """The run went back to this step by other means: what is newer, here and in copies, is not its history."""
+        if self._memory is not None:
+            self._memory.forget_after(step)
+
+    def newest_common(self, is_believed: Callable[[int, int], bool] = believe_all) -> int | None:
+        """The newest step of which every rank holds a whole snapshot that counts.
+
+        is_believed: whether what an attempt (its number) wrote of a step counts. A node that was cut off for a while
+        may come back with snapshots of steps beyond one that a later attempt went back to.
+        """
+        memory = self._memory
+        steps = memory.steps() if memory is not None else []
+        held = gather_to_first([step for step in steps if memory and is_believed(memory.note(step)["attempt"], step)])
         newest = None
         if held is not None:
             newest = max(set(held[0]).intersection(*held[1:]), default=None)
@@ -95,6 +168,6 @@ def _fits(fd: int, size: int, local_world_size: int) -> bool:
     """Whether the machine's ranks may take so much each: it is taken already, or a share of what is free now."""
     if os.fstat(fd).st_size == size:
         return True
-    fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-    free = 1024 * int(fields["MemAvailable"].split()[0])
-    return size * local_world_size <= LARGEST_SHARE_OF_MEMORY * free
+    # Where other nodes hold copies of ours, we hold as many of theirs.
+    needed = size * local_world_size * (1 + copies_of(fd))
+    return needed <= LARGEST_SHARE_OF_MEMORY * free_memory_bytes()

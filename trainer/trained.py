@@ -47,7 +47,7 @@ class Trained:
 
     def parameters(self) -> dict[str, torch.Tensor]:
         """Every parameter whole, float32, by name."""
-        return dict(read_full_parameters(self.choice.path, self.choice.manifest))
+        return dict(read_full_parameters(self.choice.address, self.choice.manifest))
 
     def model(self) -> GPT:
         """The model, in evaluation mode, on the CPU."""
@@ -63,7 +63,7 @@ def open_trained(out_dir: Path) -> Trained:
         TrainError: the run has none yet, or none that is whole.
     """
     config = parse_run_file((out_dir / "run.yaml").read_text(), str(out_dir / "run.yaml"))
-    choice = newest_good(out_dir)
+    choice = newest_good(out_dir, config.checkpoint.dir)
     if choice is None:
         raise TrainError(f"{out_dir}: the run has no checkpoint yet. Train it first with `headrace train FILE.yaml`.")
     fingerprint = choice.manifest.header.settings["dataset"]

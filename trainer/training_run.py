@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-import math
 import resource
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,12 +18,15 @@ from trainer.bad_shards import read_or_skip
 from trainer.batch import BatchPlan
 from trainer.checkpointer import Checkpointer
 from trainer.config import RunConfig
+from trainer.errors import BadNumbersError
 from trainer.evaluate import Batches, evaluate
-from trainer.optimizer_step import Beat, StepResult, run_step
+from trainer.number_guard import NumberGuard, Verdict, diagnosis
+from trainer.optimizer_step import Beat, StepResult, StepWatch, run_step
+from trainer.own_time import OwnTime
 from trainer.place import Place
-from trainer.process_group import reduce_sum
 from trainer.schedule import learning_rate
 from trainer.seeds import derive_seed
+from trainer.slow_rank import Pace, watch_pace
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +52,7 @@ class TrainingRun:
     loader: TrainLoader
     evaluation_batches: Batches
     unigram_loss: float
-    tokenizer: TextTokenizer
+    load_tokenizer: Callable[[], TextTokenizer]  # at the end, for the samples: a restart does without it
     checkpointer: Checkpointer
     rank: int
     total_steps: int
@@ -60,8 +62,14 @@ class TrainingRun:
     emit: Emit
     beat: Beat
     stop_asked: Callable[[], bool]
+    guard: NumberGuard
+    own_time: OwnTime
+    nodes: list[str]  # of all ranks; known to rank 0 alone, which keeps the journal
+    spoil: Callable[[torch.Tensor], torch.Tensor] | None = None  # what a fault makes of a loss
+    pace: Pace = field(default_factory=Pace)
     step_began: float = 0.0
     data_wait_seconds: float = 0.0
+    own_seconds: float = 0.0  # of the step before, by this rank itself
 
     @property
     def done(self) -> bool:
@@ -85,46 +93,108 @@ class TrainingRun:
         if self.config.data.on_bad_shard == "skip":
             batch = read_or_skip(self.loader, state, size, self.emit, self.engine.device)
         else:
-            batch = self.loader.read(state, size)
+            with self.own_time.part():
+                batch = self.loader.read(state, size)
         self.data_wait_seconds = time.perf_counter() - self.step_began
         return batch
 
     def optimize(self, batch: StepBatch) -> StepResult:
-        """Forward, backward and update on the batch; the place moves on by one step."""
+        """Forward, backward and update on the batch; what the ranks told each other comes with the result."""
         step, tokens = self.place.step + 1, self.place.tokens + batch.tokens_real
         rate = learning_rate(self.config.train, tokens, self.total_tokens)
-        result = run_step(
-            self.engine,
-            batch,
-            self.plan,
-            rate=rate,
-            seed=self.config.seed,
-            step=step,
-            rank=self.rank,
+        own_seconds = [0.0] * self.plan.world_size
+        own_seconds[self.rank] = self.own_seconds
+        watch = StepWatch(
             beat=self.beat,
+            own_time=self.own_time,
+            tell=lambda: [*self._wishes(), *own_seconds],
+            loss_limit=self.guard.loss_limit,
+            spoil=self.spoil,
         )
-        self.place = Place(step, tokens, batch.state_after)
+        result = run_step(
+            self.engine, batch, self.plan, rate=rate, seed=self.config.seed, step=step, rank=self.rank, watch=watch
+        )
+        self.own_seconds = self.own_time.take()
         return result
 
-    def record(self, batch: StepBatch, result: StepResult) -> Wishes:
-        """Put the step into the journal, and agree with the other ranks on what to do at this border.
-
-        Raises:
-            FloatingPointError: the loss is not a number, alike on all ranks.
-        """
+    def _wishes(self) -> tuple[float, float, float, float]:
+        """What this rank has to say of the next step border."""
         asks_save = self.rank == 0 and self.checkpointer.time_is_up()
         snapshot_interval = self.checkpointer.snapshots.proposal if self.rank == 0 else 0
-        told = [result.loss_sum, float(self.stop_asked()), float(asks_save), float(snapshot_interval)]
-        sums = reduce_sum(told, self.engine.device)
-        loss = sums[0] / result.labels
+        behind = float(self.checkpointer.snapshots.behind)
+        return float(self.stop_asked()), float(asks_save), float(snapshot_interval), behind
+
+    def believes(self, batch: StepBatch, result: StepResult) -> bool:
+        """Whether the step counts. Where its numbers are bad, what the run file says is done, alike on all ranks.
+
+        Raises:
+            BadNumbersError: it says to stop, or what it says has not helped; a checkpoint is saved before.
+        """
+        verdict = self.guard.judge(self.place, batch.state_after.consumed, result, self.engine.fp16_enabled())
+        if verdict is None:
+            return True
+        logger.warning("step %d: %s (%s)", self.place.step + 1, verdict.bad.text(), verdict.action)
+        if verdict.action == "stop":
+            self.emit(verdict.event)
+            self.save_and_wait()
+            raise BadNumbersError(diagnosis(verdict))
+        span = self._leave_out(batch, verdict)
+        # Where the run goes on from: the journal's steps after it do not count.
+        self.emit({**verdict.event, "excluded": [list(span)], "resumed_step": self.place.step})
+        return False
+
+    def _leave_out(self, batch: StepBatch, verdict: Verdict) -> tuple[int, int]:
+        """Try the step again without the sequences that did it, from a checkpoint where that is the policy.
+
+        Returns the range of positions that is left out: what the weights have seen by then cannot be.
+        """
+        place, step = self.place, self.place.step + 1
+        if verdict.action == "rollback":
+            self.beat(step, "load")  # it may wait for a save under way, and for storage
+            # With no checkpoint yet, the weights as they are: the update was not made.
+            place = self.checkpointer.go_back(lambda: self.beat(step, "load")) or place
+            self.guard.went_back(place.step)
+        loader = place.loader
+        span = max(verdict.span[0], loader.consumed), verdict.span[1]
+        for earlier in (*batch.state_after.excluded, span):  # a checkpoint knows nothing of what was left out after it
+            loader = loader.excluding(*earlier)
+        self.place = Place(place.step, place.tokens, loader)
+        if verdict.action == "rollback":
+            self.checkpointer.snapshots.start_over(self.engine, self.place)
+        return span
+
+    def record(self, batch: StepBatch, result: StepResult) -> Wishes:
+        """Move on by the step, put it into the journal; what the ranks agreed on for this border."""
+        self.place = Place(self.place.step + 1, self.place.tokens + batch.tokens_real, batch.state_after)
         self.beat(self.place.step, "step")
-        self.emit(self._step_record(batch, loss, result.grad_norm))
-        if not math.isfinite(loss):
-            raise FloatingPointError(
-                f"step {self.place.step}: the loss must be a finite number, found {loss}; lower train.lr, or look at "
-                f"the step's data"
+        self.emit(self._step_record(batch, result.loss, result.grad_norm))
+        stop, save, snapshot_interval, behind, *own_seconds = result.told
+        self._watch_pace(own_seconds)
+        return Wishes(stop=stop > 0, save=save > 0, snapshot_interval=0 if behind else int(snapshot_interval))
+
+    def _watch_pace(self, own_seconds: list[float]) -> None:
+        if self.rank > 0:
+            return
+        self.pace, found = watch_pace(self.pace, time.perf_counter() - self.step_began, own_seconds)
+        for slow in found:
+            node = self.nodes[slow.rank]
+            logger.warning(
+                "rank %d on %s is slow: %.3f s a step by itself, the others %.3f s",
+                slow.rank,
+                node,
+                slow.seconds,
+                slow.others_seconds,
             )
-        return Wishes(stop=sums[1] > 0, save=sums[2] > 0, snapshot_interval=int(sums[3]))
+            seconds = {"seconds": slow.seconds, "others_seconds": slow.others_seconds}
+            self.emit({"event": "slow_rank", "step": self.place.step, "rank": slow.rank, "node": node, **seconds})
+
+    def where(self) -> str:
+        """The step in work and its sequences, for a diagnosis."""
+        first = self.place.loader.consumed
+        return (
+            f"in step {self.place.step + 1}, which takes {self.config.train.global_batch_size} sequences from position "
+            f"{first} of the order on (`headrace data show {self.config.data_dir} {first} --sequence --file RUN.yaml`)"
+        )
 
     def _step_record(self, batch: StepBatch, loss: float, grad_norm: float) -> dict[str, Any]:
         seconds = time.perf_counter() - self.step_began
@@ -145,6 +215,7 @@ class TrainingRun:
         }
         if self.engine.fp16_enabled():
             record["loss_scale"] = float(self.engine.optimizer.loss_scale)
+            record["skipped_updates"] = self.guard.overflows
         return record
 
     def checkpoint_due(self, wishes: Wishes) -> bool:
@@ -175,10 +246,12 @@ class TrainingRun:
 
     def _samples(self) -> list[dict[str, str]]:
         """Continuations of the prompts. Every rank computes them: at ZeRO stage 3 a forward pass needs all ranks."""
-        return [{"prompt": prompt, "text": self._continue(prompt)} for prompt in self.config.eval.samples]
+        tokenizer = self.load_tokenizer()
+        return [{"prompt": prompt, "text": self._continue(prompt, tokenizer)} for prompt in self.config.eval.samples]
 
-    def _continue(self, prompt: str) -> str:
-        [prompt_ids] = self.tokenizer.encode([prompt])
+    def _continue(self, prompt: str, tokenizer: TextTokenizer) -> str:
+        self.beat(self.place.step, "export")  # takes far longer than a batch of the evaluation
+        [prompt_ids] = tokenizer.encode([prompt])
         ids = generate(
             self.engine.module,
             [int(token) for token in prompt_ids],
@@ -186,20 +259,29 @@ class TrainingRun:
             temperature=0.8,
             top_k=50,
             seed=derive_seed(self.config.seed, "sample", prompt),
-            eot_id=self.tokenizer.eot_id,
+            eot_id=tokenizer.eot_id,
         )
-        return self.tokenizer.decode(ids)
+        return tokenizer.decode(ids)
 
     def snapshot(self, wishes: Wishes) -> None:
         """This place into memory that outlives the rank, as often as was agreed."""
         self.checkpointer.snapshots.take(self.engine, self.place, wishes.snapshot_interval)
 
-    def save(self) -> None:
-        """A checkpoint of this place, unless it has one."""
+    def save_when_due(self, wishes: Wishes) -> None:
+        """Learn how the save under way stands, and begin one if it falls on this step border."""
+        self.checkpointer.poll()
+        if self.checkpoint_due(wishes):
+            self.beat(self.place.step, "save")
+            self.checkpointer.save(self.place)
+
+    def save_and_wait(self) -> None:
+        """A checkpoint of this place, unless it has one; it is safe when this returns.
+
+        Raises:
+            SaveFailedError: the storage failed.
+        """
         self.beat(self.place.step, "save")
-        saved = self.checkpointer.save(self.place)
-        if saved is not None:
-            self.emit({"event": "checkpoint", "step": self.place.step, **saved})
+        self.checkpointer.save(self.place, wait=True, waiting=lambda: self.beat(self.place.step, "save"))
 
 
 def _memory_bytes(device: torch.device) -> int:

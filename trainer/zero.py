@@ -22,6 +22,8 @@ OWNED = {
     "fp16.enabled": "train.precision",
     "bf16.enabled": "train.precision",
     "data_types": "train.precision",
+    "zero_optimization.compute_grad_norm": "train.on_bad_numbers",
+    "bf16.check_grad_overflow": "train.on_bad_numbers",
     "zero_allow_untested_optimizer": "train.optimizer",
     "managed_gradient_accumulation": "train.micro_batch_size",
     "activation_checkpointing": "train.activation_checkpointing",

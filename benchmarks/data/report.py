@@ -22,15 +22,16 @@ def report(results: Mapping[str, Any]) -> str:
     return "\n\n".join([*sections, _commands(results)])
 
 
-def put_section(page: str, section: str) -> str:
-    """The page with the section between its markers: in place of the one that is there, else at the end."""
-    block = f"{BEGIN}\n{section}\n{END}"
-    before, begin, rest = (page or TITLE).partition(BEGIN)
+def put_section(page: str, section: str, name: str = "data") -> str:
+    """The page with the section between the markers of its name: in place of the one that is there, else at the end."""
+    first, last = BEGIN.replace("data", name), END.replace("data", name)
+    block = f"{first}\n{section}\n{last}"
+    before, begin, rest = (page or TITLE).partition(first)
     if not begin:
         return f"{before.rstrip()}\n\n{block}\n"
-    _, end, after = rest.partition(END)
+    _, end, after = rest.partition(last)
     if not end:
-        raise ValueError(f"the page has {BEGIN!r} without {END!r}: put it back, or remove both")
+        raise ValueError(f"the page has {first!r} without {last!r}: put it back, or remove both")
     return f"{before}{block}{after}"
 
 

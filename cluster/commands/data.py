@@ -15,6 +15,7 @@ from data_shards.dataset import Dataset
 from data_shards.settings import is_remote
 
 if TYPE_CHECKING:
+    from cluster.left_out import LeftOut
     from data_shards.show import Shown
     from trainer.config import RunConfig
 
@@ -60,6 +61,11 @@ def _add_show_options(show: argparse.ArgumentParser) -> None:
     )
     show.add_argument("--split", choices=("train", "val"), default="train")
     show.add_argument("--sequence", action="store_true", help="a training sequence instead of a document")
+    show.add_argument(
+        "--excluded",
+        action="store_true",
+        help="DIR is a run: all sequences that its bad numbers came from (train.on_bad_numbers)",
+    )
     show.add_argument("--epoch", type=int, default=0, help="count the sequences from the start of this epoch, from 0")
     show.add_argument("--ids", action="store_true", help="show the tokens' numbers too")
     show.add_argument(
@@ -96,16 +102,23 @@ def verify_command(args: argparse.Namespace) -> int:
 
 
 def show_command(args: argparse.Namespace) -> int:
-    """Print one document or sequence."""
+    """Print one document or sequence, or those that a run left out."""
     from cluster.data_text import shown_text
     from cluster.visible import visible
 
-    shown = _shown(args)
+    if args.excluded:
+        left_out = _left_out(args)
+        answer: object = [asdict(one) for one in left_out]
+        heads = [f"step {one.step}, bad {one.what}, {one.action}: " for one in left_out]
+        texts = [head + shown_text(one.sequence, with_ids=args.ids) for head, one in zip(heads, left_out, strict=True)]
+    else:
+        shown = _shown(args)
+        answer, texts = asdict(shown), [shown_text(shown, with_ids=args.ids)]
     if args.json:
-        say_json(asdict(shown))
+        say_json(answer)
         return 0
-    text = shown_text(shown, with_ids=args.ids)
-    say(visible(text) if sys.stdout.isatty() else text)
+    for text in texts or ["no numbers of this run were bad"]:
+        say(visible(text) if sys.stdout.isatty() else text)
     return 0
 
 
@@ -145,6 +158,13 @@ def plan_command(args: argparse.Namespace) -> int:
     elif not args.html:
         say(plan_text(found, facts))
     return 0
+
+
+def _left_out(args: argparse.Namespace) -> list[LeftOut]:
+    from cluster.find import find_run_folder
+    from cluster.left_out import left_out_sequences
+
+    return left_out_sequences(find_run_folder(str(args.dir), None))
 
 
 def _shown(args: argparse.Namespace) -> Shown:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cluster.commands.common import Subparsers, add_command, add_json, add_run, say, say_json
 from cluster.find import RUNS_DIRS, find_run_folder
+from cluster.run_holder import run_holder
 
 
 def register(commands: Subparsers) -> None:
@@ -65,7 +66,12 @@ def dashboard_command(args: argparse.Namespace) -> int:
     from monitoring.dashboard import serve
 
     runs_dir = args.runs_dir or next((d for d in RUNS_DIRS if d.is_dir()), RUNS_DIRS[0])
-    return serve(args.tracking_uri, runs_dir=runs_dir, port=args.port)
+    return serve(
+        args.tracking_uri,
+        runs_dir=runs_dir,
+        port=args.port,
+        is_driven=lambda out_dir: run_holder(out_dir) is not None,
+    )
 
 
 def generate_command(args: argparse.Namespace) -> int:

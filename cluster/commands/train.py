@@ -109,9 +109,15 @@ def _train(args: argparse.Namespace) -> tuple[RunConfig, DriveResult]:
 
 
 def _status(result: DriveResult) -> int:
+    from monitoring.journal import read_records
+
     if result.status != "stopped":
         return 0
-    say("stopped with a checkpoint; the same command goes on from it")
+    records = read_records(Path(result.launch.config.out_dir))
+    if any(record.get("event") == "checkpoint" for record in records):
+        say("stopped with a checkpoint; the same command goes on from it")
+    else:
+        say("stopped before the first checkpoint; the same command starts at step 0")
     return STOPPED_STATUS
 
 

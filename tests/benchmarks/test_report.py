@@ -100,3 +100,9 @@ def test_put_section_into_a_page_of_others_comes_last() -> None:
 def test_put_section_between_broken_markers_is_refused() -> None:
     with pytest.raises(ValueError, match="without"):
         put_section(f"{BEGIN}\nold", "new")
+
+
+def test_put_section_of_another_name_leaves_the_first_alone() -> None:
+    page = put_section(put_section("", "data of old"), "faults", name="chaos")
+    assert page.endswith(f"{BEGIN}\ndata of old\n{END}\n\n<!-- chaos: begin -->\nfaults\n<!-- chaos: end -->\n")
+    assert put_section(page, "new faults", name="chaos") == page.replace("faults", "new faults")

@@ -28,17 +28,24 @@ def main(spec: dict[str, Any]) -> int:
     checkpoint = out_dir / "checkpoint"
     first = int(checkpoint.read_text()) + 1 if checkpoint.exists() else 1
     beat(first, "init")
+    if "remember" in spec:
+        os.pwrite(spec["snapshot_fd"], spec["remember"].encode(), 0)
     peers = _meet(spec)
     for step in range(first, spec["steps"] + 1):
-        beat(step, "data")
-        code = _fail(spec, step)
-        if code is not None:
-            return code
+        for phase in ("data", "forward", "collective"):
+            beat(step, phase)
+            code = _fail(spec, step, phase)
+            if code is not None:
+                return code
         _barrier(spec["rank"], peers)
         beat(step, "step")
         if spec["rank"] == 0:
             os.write(spec["journal_fd"], json.dumps({"step": step, "attempt": spec["attempt"]}).encode() + b"\n")
             _save(checkpoint, step)
+        if step % spec.get("eval_interval", 1 << 30) == 0:
+            beat(step, "eval")
+            _fail(spec, step, "eval")
+            _barrier(spec["rank"], peers)
         time.sleep(spec.get("pace_seconds", 0.0))
     return 0
 
@@ -50,11 +57,15 @@ def note_time(out_dir: Path, name: str, spec: dict[str, Any]) -> None:
         file.write(line.encode() + b"\n")
 
 
-def _fail(spec: dict[str, Any], step: int) -> int | None:
+def _fail(spec: dict[str, Any], step: int, phase: str) -> int | None:
     for fault in spec.get("faults", []):
+        if fault.get("phase", "forward") != phase:
+            continue
         if fault["rank"] != spec["rank"] or fault["step"] != step or spec["attempt"] not in fault["attempts"]:
             continue
         note_time(Path(spec["out_dir"]), "faults", spec)
+        if fault["do"] == "use_up_memory":
+            raise MemoryError
         if fault["do"] == "raise":
             raise RuntimeError(f"the mill broke at step {step}")
         if fault["do"] == "return":

@@ -16,8 +16,8 @@ DEADLINE_SECONDS = 20.0
 
 
 def make_spec(out_dir: Path, steps: int, faults: list[dict[str, Any]] | None = None, **limits: Any) -> GangSpec:
-    pace_seconds = limits.pop("pace_seconds", 0.0)
-    run_spec = {"out_dir": str(out_dir), "steps": steps, "faults": faults or [], "pace_seconds": pace_seconds}
+    run_spec = {"out_dir": str(out_dir), "steps": steps, "faults": faults or []}
+    run_spec |= {name: limits.pop(name) for name in ("pace_seconds", "eval_interval") if name in limits}
     entry = "tests.cluster.fake_rank"
     return GangSpec(name="mill", out_dir=str(out_dir), run_spec=run_spec, token="secret", entry=entry, **limits)
 

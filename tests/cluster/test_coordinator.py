@@ -18,7 +18,7 @@ from cluster.coordinator import (
     OpenFailed,
     Tick,
 )
-from cluster.messages import Dead, Done, Down, Finish, Hello, Start, Stop
+from cluster.messages import Dead, Done, Down, Finish, Hello, Moving, Start, Stop, Stuck
 from cluster.policy import Death, GiveUp
 
 KINDS = ("signal", "hang", "exception", "exit", "zygote", "input", "preload")
@@ -71,7 +71,13 @@ def test_coordinator_missing_hello_gives_up_at_the_deadline() -> None:
 def test_coordinator_attempt_that_cannot_be_opened_gives_up() -> None:
     state, actions = play(fresh(), *hellos(), OpenFailed("disk full"))
     assert isinstance(actions[-1], GiveUp)
-    assert (state.phase, actions[-1].diagnosis.reason) == ("failed", "disk full")
+    assert (state.phase, actions[-1].diagnosis.reason, actions[-1].diagnosis.attempt) == ("failed", "disk full", 0)
+
+
+def test_coordinator_attempt_that_cannot_be_opened_counts_as_its_own(running: CoordinatorState) -> None:
+    _, actions = play(running, Dead(4, death(1)), Down(4, 0, 2), Down(4, 1, 2), OpenFailed("disk full"))
+    assert isinstance(actions[-1], GiveUp)
+    assert actions[-1].diagnosis.attempt == 5
 
 
 def test_coordinator_opened_that_was_not_asked_for_is_ignored(running: CoordinatorState) -> None:
@@ -95,6 +101,36 @@ def test_coordinator_death_stops_all_then_restarts_with_its_cause(running: Coord
 def test_coordinator_later_violent_death_is_the_cause(running: CoordinatorState) -> None:
     state, _ = play(running, Dead(4, death(0, 6, "exception")), Dead(4, death(1, 6)), Down(4, 0, 6), Down(4, 1, 6))
     assert state.history[0].death == death(1, 6)
+
+
+def stuck(rank: int, *place: int) -> Stuck:
+    return Stuck(4, death(rank, place[0], "hang"), place)
+
+
+def test_coordinator_hangs_when_all_stand_still_and_names_the_one_behind(running: CoordinatorState) -> None:
+    """Rank 1 stands at the end of step 6, so rank 0 waits for it in step 7."""
+    state, actions = play(running, stuck(0, 7, 3, 40), now=20.0)
+    assert actions == []
+    state, actions = play(state, stuck(1, 6, 6, 39), now=21.0)
+    assert (actions, state.deaths) == ([Stop(4)], (death(1, 6, "hang"),))
+
+
+def test_coordinator_rank_that_moves_again_is_no_hang(running: CoordinatorState) -> None:
+    """As when storage held up rank 1, and so rank 0."""
+    state, actions = play(running, stuck(0, 7, 3, 40), Moving(4, 0), stuck(1, 7, 3, 41))
+    assert (actions, state.phase) == ([], "running")
+    assert play(state, stuck(0, 7, 3, 41), stuck(0, 7, 3, 41))[1] == [Stop(4)]
+
+
+def test_coordinator_rank_that_waits_for_one_that_is_done_hangs(running: CoordinatorState) -> None:
+    state, actions = play(running, stuck(0, 7, 3, 40), Done(4, 1, 0, 9))
+    assert (actions, state.deaths) == ([Stop(4)], (death(0, 7, "hang"),))
+
+
+def test_coordinator_two_that_stopped_are_both_told(running: CoordinatorState) -> None:
+    state, _ = play(running, Dead(4, death(1, 6, "hang")), Dead(4, death(0, 6, "hang")), Down(4, 1, 6), Down(4, 0, 6))
+    assert state.history[0].death.rank == 1
+    assert state.history[0].death.reason == "hang of rank 1; rank 0 on node0 too: hang of rank 0"
 
 
 def test_coordinator_pause_opens_when_it_is_over(running: CoordinatorState) -> None:
@@ -147,11 +183,12 @@ def test_coordinator_lost_supervisor_gives_up_naming_it(running: CoordinatorStat
     assert not give_up.diagnosis.final
 
 
-def test_coordinator_lost_supervisor_that_told_why_is_believed(running: CoordinatorState) -> None:
-    told = replace(death(1, 3, "node"), reason="the raylet of node1 died")
+@pytest.mark.parametrize("kind", ["node", "fenced"])
+def test_coordinator_lost_supervisor_that_told_why_is_believed(running: CoordinatorState, kind: str) -> None:
+    told = replace(death(1, 3, kind), reason="why it went")
     actions = play(running, Dead(4, told), Lost(1, "connection closed"))[1]
     assert isinstance(actions[-1], GiveUp)
-    assert actions[-1].diagnosis.reason == "the raylet of node1 died"
+    assert actions[-1].diagnosis.death == told
 
 
 @given(

@@ -17,7 +17,7 @@ from tests.data_shards.corpora import times_of_change
 from tests.end_to_end.headrace import run_file
 from trainer.config import RunConfig, load_run_file
 
-RESOURCES = Resources(workers=1, cpus_per_worker=1, gpus_per_worker=0, threads=1)
+RESOURCES = Resources(workers=1, min_workers=1, cpus_per_worker=1, gpus_per_worker=0, threads=1)
 
 
 class FakeRay:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cluster import processes
-from cluster.gang_journal import JournalPipe, journal_path
+from cluster.gang_journal import GangJournal, journal_path
 from cluster.rank_process import RankProcess
 from cluster.spec import GangSpec
 from cluster.zygote_client import ZygoteClient, ZygoteGoneError
@@ -31,13 +31,14 @@ def start(stack: ExitStack, spec: GangSpec) -> tuple[ZygoteClient, dict[str, Any
 
 def fork(stack: ExitStack, zygote: ZygoteClient, spec: GangSpec, attempt: int = 1) -> RankProcess:
     """Fork rank 0 of 1, with all its descriptors."""
-    journal = JournalPipe(spec.out_path, attempt)
+    journal = GangJournal(spec.out_path)
+    pipe = journal.open_pipe(attempt)
     store = socket.create_server(("127.0.0.1", 0))
     place = {"rank": 0, "world_size": 1, "local_rank": 0, "attempt": attempt}
     rank_spec = {**spec.run_spec, **place, "store_host": "127.0.0.1", "store_port": store.getsockname()[1]}
-    fds = {"journal": journal.write_fd, "store": store.fileno()}
+    fds = {"journal": pipe.write_fd, "store": store.fileno()}
     process = RankProcess(zygote, spec, "mill", rank_spec, fds)
-    os.close(journal.write_fd)
+    os.close(pipe.write_fd)
     store.close()
     stack.callback(process.close)
     stack.callback(journal.close)
@@ -56,7 +57,9 @@ def test_zygote_forks_ranks_that_run_to_the_end(stack: ExitStack, tmp_path: Path
         (tmp_path / "checkpoint").unlink(missing_ok=True)
         with ExitStack() as one:
             process = fork(one, zygote, spec, attempt)
-            assert zygote.receive() == {"event": "exited", "pid": process.child.pid, "status": 0}
+            end = zygote.receive()
+            assert (end["event"], end["pid"], end["status"]) == ("exited", process.child.pid, 0)
+            assert 1 << 20 < end["peak_bytes"] < 1 << 32
             assert process.pulse().done_step == 3
         assert [record["step"] for record in read_lines(journal_path(tmp_path, attempt))] == [1, 2, 3]
 

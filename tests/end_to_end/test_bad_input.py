@@ -34,7 +34,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *words: str | Path) -> str:
         ),
         ({"train__deepspeed": {"gradient_clipping": 1}}, "train.grad_clip"),
         ({"train__micro_batch_size": 9}, "train.micro_batch_size: must not exceed train.global_batch_size (8)"),
-        ({"cluster__workers": [1, 4]}, "cluster.workers: must be a number or auto"),
+        ({"cluster__workers": [4, 1]}, "cluster.workers: must be a number, auto, or [FEWEST, MOST]"),
         ({"cluster__wrokers": 2}, "cluster.wrokers: unknown field"),
         ({"out_dir": "/proc/nowhere"}, "out_dir: /proc/nowhere must be a folder that can be written"),
     ],

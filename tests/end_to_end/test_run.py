@@ -109,7 +109,8 @@ def test_run_again_when_finished_says_so_and_changes_nothing(calm: tuple[Path, s
 @pytest.mark.faults
 def test_run_killed_stopped_and_resumed_is_exactly_the_undisturbed_one(calm: tuple[Path, str], folder: Path) -> None:
     """A rank is killed, then a supervisor, then the driver is asked to stop; the same command goes on each time."""
-    file, out_dir = run_file(folder, "rough"), folder / "runs/rough"
+    checkpoint = {"interval": 5, "snapshot_interval": 1}  # so that a snapshot is never older than a checkpoint
+    file, out_dir = run_file(folder, "rough", checkpoint=checkpoint), folder / "runs/rough"
     with started("train", file, log=folder / "rough.log") as driver:
         wait_until(lambda: newest_step(out_dir) >= 8, "step 8")
         [rank] = pids_titled("headrace: rank 1/2 of rough")
@@ -132,8 +133,8 @@ def test_run_killed_stopped_and_resumed_is_exactly_the_undisturbed_one(calm: tup
     undisturbed = first_by_step(calm[0], "loss_hex")
     assert [record["loss_hex"] for record in steps(out_dir)] == [undisturbed[r["step"]] for r in steps(out_dir)]
     sources = [event["restored_from"] for event in events(out_dir, "start")]
-    assert sources[:2] == ["nothing", "memory"]
-    assert ["checkpoints/step-" in source for source in sources] == [False, False, True, True]
+    assert sources[:3] == ["nothing", "memory", "memory"]  # it outlives the supervisors too, but not the driver
+    assert ["checkpoints/step-" in source for source in sources] == [False, False, False, True]
     [death, *_] = events(out_dir, "rank_dead")
     assert (death["rank"], death["signal"]) == (1, 9)
     assert events(out_dir, "restart")[0]["seconds"] < 10
@@ -176,7 +177,8 @@ def test_generate_evaluate_checkpoint_and_data_commands_answer(calm: tuple[Path,
     scores = json.loads(headrace("evaluate", out_dir, "--max-tokens", "1024", "--json").stdout)
     assert scores["loss"] == pytest.approx(events(out_dir, "eval")[-1]["val_loss"], rel=1e-5)
     listed = json.loads(headrace("checkpoint", "list", out_dir, "--json").stdout)
-    assert [entry["step"] for entry in listed] == [50, 55, 60]
+    assert len(listed) == 3
+    assert listed[-1]["step"] == STEPS
     assert headrace("checkpoint", "verify", out_dir).returncode == 0
     assert headrace("data", "verify", folder / "data").returncode == 0
     assert json.loads(headrace("data", "stats", folder / "data", "--json").stdout)

@@ -20,7 +20,6 @@ from monitoring.compare import (
     to_dict,
     to_table,
     val_loss_at,
-    wall_seconds,
 )
 from monitoring.errors import MonitoringError
 from monitoring.journal import Record
@@ -46,6 +45,7 @@ def test_summarise_one_run_gives_its_numbers() -> None:
     assert (summary.best_val_loss, summary.last_val_loss, summary.unigram_loss) == (6.0, 6.5, 7.0)
     assert summary.tokens_per_second == 3010.5
     assert summary.wall_seconds == 20.75
+    assert summary.goodput == pytest.approx(20 * 0.49 / 20.75)
 
 
 def test_summarise_restarted_run_takes_the_last_value_of_a_step() -> None:
@@ -75,14 +75,21 @@ def test_summarise_status_is_that_of_the_newest_attempt(records: list[Record], s
     assert summarise("a", "id", records).status == status
 
 
-def test_wall_seconds_stops_are_left_out_and_recoveries_counted() -> None:
-    def at(attempt: int, seconds: float, event: str = "eval") -> Record:
-        return {"attempt": attempt, "time": START_TIME + seconds, "event": event}
+def test_summarise_wall_time_goodput_and_world_sizes() -> None:
+    def at(attempt: int, seconds: float, **record: object) -> Record:
+        return {"attempt": attempt, "time": START_TIME + seconds, **record}
 
-    recovered = [at(1, 0, "start"), at(1, 10), at(2, 13, "start"), at(2, 20, "end")]
-    assert wall_seconds(recovered) == 20
-    assert wall_seconds([*recovered, at(3, 1000, "start"), at(3, 1005)]) == 25
-    assert wall_seconds([]) == 0
+    recovered = [
+        at(1, 0, event="start", world_size=2),
+        at(1, 10, step=1, tokens=1, step_seconds=10.0),
+        at(2, 13, event="start", world_size=1, resumed_step=1),
+        at(2, 20, event="end", status="stopped"),
+    ]
+    summary = summarise("a", "id", recovered)
+    assert (summary.wall_seconds, summary.goodput, summary.world_sizes) == (20, 0.5, (2, 1))
+    resumed = [*recovered, at(3, 1000, event="start"), at(3, 1005, event="eval", tokens=1)]
+    assert summarise("a", "id", resumed).wall_seconds == 25
+    assert summarise("a", "id", []).wall_seconds == 0
 
 
 def test_equal_tokens_largest_that_all_reached_and_losses_on_the_line_between() -> None:
@@ -140,6 +147,7 @@ def test_compare_folders_table_and_json(tmp_path: Path) -> None:
     assert rows["val loss at - tokens"] == ["-", "-"]
     assert rows["same data as first"] == ["yes", "(6", "steps)"]
     assert rows["same loss, bit for bit"] == ["until", "step", "6"]
+    assert (rows["goodput"], rows["workers"]) == (["46.1%", "49.0%"], ["2", "2"])
     assert (rows["train.lr"], rows["seed"]) == (["0.1", "0.2"], ["-", "3"])
     values = json.loads(json.dumps(to_dict(comparison), allow_nan=False))
     assert values["settings"] == {"train.lr": [0.1, 0.2], "seed": [None, 3]}

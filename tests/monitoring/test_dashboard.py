@@ -55,7 +55,7 @@ def test_import_runs_takes_those_with_a_journal_that_name_this_store(
 ) -> None:
     imported: list[tuple[str, str, str]] = []
 
-    def fake_import(out_dir: Path, tracking_uri: str, experiment: str) -> ImportReport:
+    def fake_import(out_dir: Path, tracking_uri: str, experiment: str, *, is_driven: bool) -> ImportReport:
         imported.append((out_dir.name, tracking_uri, experiment))
         return ImportReport("id", "mlflow", 1, None)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import random
 from pathlib import Path
 
@@ -74,6 +75,29 @@ def test_forward_long_journal_goes_in_pieces(tmp_path: Path, monkeypatch: pytest
     assert 0 < len(run.points) < 100
     forward_all(forwarder)
     assert (forwarder.points, len(run.points), run.statuses) == (301, 301, ["RUNNING", "FINISHED"])
+
+
+def take(out_dir: Path, attempt: int, time: float) -> None:
+    folder = out_dir / "attempts"
+    folder.mkdir(exist_ok=True)
+    (folder / f"{attempt:04d}.json").write_text(json.dumps({"host": "a", "pid": 1, "time": time}))
+
+
+def test_forward_what_an_outrun_attempt_writes_is_not_sent(tmp_path: Path) -> None:
+    """Its values may not be those of the run: MLflow keeps the first that it is given for a step."""
+    run = FakeRun()
+    take(tmp_path, 1, START_TIME)
+    write_journal(tmp_path, start(), *[step(i) for i in range(1, 6)])
+    forward_all(Forwarder(tmp_path, run))  # type: ignore[arg-type]
+    take(tmp_path, 2, START_TIME + 1005.5)
+    write_journal(tmp_path, *[step(i, loss=0.5) for i in range(6, 9)], end(8))
+    forward_all(Forwarder(tmp_path, run))  # type: ignore[arg-type]
+    write_journal(tmp_path, start(2, 4), *[step(i, 2) for i in range(5, 8)])
+    forward_all(Forwarder(tmp_path, run))  # type: ignore[arg-type]
+    losses = {point.step: point.value for point in run.points if point.key == "loss"}
+    assert losses == {i: 9.0 - 0.01 * i for i in range(1, 8)}
+    assert set(run.times_stored().values()) == {1}
+    assert run.statuses == ["RUNNING", "RUNNING"]
 
 
 def test_sent_log_broken_is_named(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -21,7 +22,6 @@ from monitoring.journal import (
     attempt_path,
     attempt_paths,
     encode,
-    first_values,
     last_values,
     number,
     read_records,
@@ -72,6 +72,26 @@ def test_file_journal_torn_line_longer_than_the_search_block_is_dropped(tmp_path
     path.write_bytes(b"y" * 200_000)
     FileJournal(path).close()
     assert path.read_bytes() == b""
+
+
+def test_file_journal_full_disk_keeps_what_it_does_not_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    journal = FileJournal(attempt_path(tmp_path, 1))
+    room, write = [30, None, 100, None, None], os.write
+
+    def into_little_room(fd: int, data: bytearray) -> int:
+        size = room.pop(0) if room else len(data)
+        if size is None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(fd, data[:size])
+
+    monkeypatch.setattr("monitoring.journal.os.write", into_little_room)
+    for number_of_step in range(1, 6):
+        journal.write(step(number_of_step))
+    journal.close()
+    assert [record["step"] for record in read_records(tmp_path)] == [1, 2, 3, 4, 5]
+    assert [record.message.count("No space left on device") for record in caplog.records] == [1]
 
 
 @given(cut=st.integers(min_value=0, max_value=400))
@@ -169,10 +189,9 @@ def test_records_between_positions_gives_what_was_polled_between(tmp_path: Path)
     assert [record["step"] for record in polled] == [4, 5, 6]
 
 
-def test_first_and_last_values_step_run_by_two_attempts_in_any_order() -> None:
+def test_last_values_step_run_by_two_attempts_in_any_order() -> None:
     records = [step(3, 2, loss=2.5), step(1, 1), step(3, 1, loss=1.5), step(2, 1), start(2, 2), step(3, 2, loss=3.5)]
-    assert list(first_values(records)) == [1, 2, 3]
-    assert first_values(records)[3]["loss"] == 1.5
+    assert list(last_values(records)) == [1, 2, 3]
     assert last_values(records)[3]["loss"] == 3.5
 
 

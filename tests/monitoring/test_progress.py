@@ -72,6 +72,35 @@ def test_plain_bad_shard_is_told_once_however_many_of_its_sequences_are_left_out
     ]
 
 
+@pytest.mark.parametrize(
+    ("event", "line"),
+    [
+        ({"event": "gang_restart", "reason": "node n1 is lost"}, "starting the workers again: node n1 is lost"),
+        ({"event": "resize", "from_world": 2, "to_world": 1}, "going on with 1 workers instead of 2"),
+        ({"event": "fenced", "newest": 3}, "attempt 2 was ended: attempt 3 has taken its place"),
+        (
+            {"event": "checkpoint_failed", "step": 5, "reason": "/r: no space"},
+            "warning: no checkpoint of step 5: /r: no space",
+        ),
+        ({"event": "checkpoint_late", "step": 5}, "warning: the checkpoint of step 5 is late, its storage is slow"),
+        (
+            {"event": "bad_numbers", "step": 5, "what": "loss", "value": None, "value_hex": "nan", "action": "skip"},
+            "warning: step 5: loss nan; skip",
+        ),
+        (
+            {"event": "slow_rank", "rank": 1, "node": "n", "seconds": 2.0, "others_seconds": 0.5},
+            "warning: rank 1 on n is slow: 2.0 s a step, the others 0.5 s",
+        ),
+        ({"event": "of a later version"}, None),
+    ],
+)
+def test_plain_troubles_are_told_in_a_line_each(event: dict[str, object], line: str | None) -> None:
+    view, text = plain_view(Clock())
+    with view:
+        view.feed([{**event, "attempt": 2, "time": START_TIME}])
+    assert text.getvalue().splitlines() == ([] if line is None else [line])
+
+
 def test_plain_close_twice_says_the_last_state_once() -> None:
     view, text = plain_view(Clock())
     view.feed([step(1)])

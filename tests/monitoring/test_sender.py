@@ -85,8 +85,31 @@ def test_sender_old_end_does_not_stop_a_resumed_run(tmp_path: Path, run: FakeRun
 
 def test_sender_parent_gone_sends_what_is_there(tmp_path: Path, run: FakeRun) -> None:
     script = Script(lambda: write_journal(tmp_path, start_event()), last=lambda: write_journal(tmp_path, step(1)))
-    SendLoop(tmp_path, "http://x", "e", script).run({})
+    assert SendLoop(tmp_path, "http://x", "e", script).run({}) is True
     assert run.times_stored()["loss", 1] == 1
+    assert run.statuses == ["RUNNING", "FAILED"]
+
+
+def test_sender_parent_gone_leaves_a_run_alone_that_another_driver_has_taken_up(tmp_path: Path, run: FakeRun) -> None:
+    write_journal(tmp_path, start_event(), step(1))
+    taken_up = iter([lambda: write_journal(tmp_path, start_event(2, 1))])
+
+    def fails() -> bool:
+        next(taken_up, lambda: None)()
+        return False
+
+    run.fails = fails  # the other driver comes while the last points are sent
+    SendLoop(tmp_path, "http://x", "e", Script()).run({})
+    assert "FAILED" not in run.statuses
+    SendLoop(tmp_path, "http://x", "e", Script(lambda: write_journal(tmp_path, end(1, 2)))).run({})
+    assert run.statuses[-2:] == ["RUNNING", "FINISHED"]
+
+
+def test_sender_run_marked_as_failed_is_running_again_when_its_next_sender_comes(tmp_path: Path, run: FakeRun) -> None:
+    write_journal(tmp_path, start_event(), step(1))
+    SendLoop(tmp_path, "http://x", "e", Script()).run({})
+    SendLoop(tmp_path, "http://x", "e", Script(lambda: write_journal(tmp_path, start_event(2, 1), end(1, 2)))).run({})
+    assert run.statuses == ["RUNNING", "FAILED", "RUNNING", "FINISHED"]
 
 
 def test_sender_mlflow_away_is_said_once_and_tried_ever_more_rarely(
@@ -112,7 +135,7 @@ def test_sender_parent_gone_and_mlflow_away_ends_at_the_deadline(
     monkeypatch.setattr(send_loop.time, "sleep", lambda seconds: clock.update(now=clock["now"] + seconds))
     run.fails = lambda: True
     write_journal(tmp_path, start_event(), step(1))
-    SendLoop(tmp_path, "http://x", "e", Script()).run({})
+    assert SendLoop(tmp_path, "http://x", "e", Script()).run({}) is False
     assert clock["now"] == 10.0
     assert not run.points
 
@@ -181,7 +204,7 @@ def test_start_and_finish_sender_elsewhere_sends_all(out_dir: Path, monkeypatch:
     write_journal(out_dir, start_event(), *[step(i) for i in range(1, 11)])
     assert sender_module.finish_sender(sender) == 0
     assert len(stored(out_dir.parent / "mlflow.db")) == 101
-    assert statuses(out_dir.parent / "mlflow.db") == [("demo", "RUNNING")]
+    assert statuses(out_dir.parent / "mlflow.db") == [("demo", "FAILED")]  # its driver has gone without an end
 
 
 def test_finish_sender_that_does_not_end_kills_it() -> None:

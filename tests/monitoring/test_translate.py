@@ -109,6 +109,16 @@ def test_checkpoint_restart_and_rank_dead_events() -> None:
     assert update.status is None
 
 
+def test_checkpoint_stall_and_restart_of_a_gang() -> None:
+    common = {"attempt": 2, "time": START_TIME}
+    saved = {"event": "checkpoint", "step": 4, "stall_seconds": 0.1, "written_seconds": 2.0, **common}
+    restarted = {"event": "gang_restart", "kind": "node", "reason": "the raylet of n1 died", **common}
+    update = Translator().translate([saved, restarted])
+    values = {point.key: point.value for point in update.points}
+    assert values == {"checkpoint_stall_seconds": 0.1, "checkpoint_written_seconds": 2.0}
+    assert update.tags == {"headrace.last_failure": "attempt 2: the raylet of n1 died"}
+
+
 @pytest.mark.parametrize(
     ("status", "expected"), [("finished", "FINISHED"), ("stopped", "KILLED"), ("failed", "FAILED")]
 )

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from trainer.checkpoint.fragments import Fragment, Snapshot
-from trainer.checkpoint.manifest import FileRecord, Header, Manifest, read_manifest
-from trainer.checkpoint.save import SaveResult, save_checkpoint, write_rank_file
-from trainer.checkpoint.store import checkpoint_folder
+from trainer.checkpoint.manifest import Header, Manifest
+from trainer.checkpoint.save import SaveResult, SaveTask, save_checkpoint
+from trainer.checkpoint.store import Choice, folder_name, read_manifest
 
 SHAPES = {"embed.weight": (7, 5), "norm.bias": (3,), "scale": ()}
 FROZEN = {"frozen.weight": torch.arange(6, dtype=torch.float32).view(2, 3)}
@@ -60,22 +60,29 @@ def _part(name: str, value: torch.Tensor, rank: int, world_size: int) -> Fragmen
     return Fragment(name, min(rank * size, value.shape[1]), part[0], part[1], part[2], step=17.0)
 
 
-def fake_gather(snaps: Sequence[Snapshot], folder: Path) -> Callable[[FileRecord], list[FileRecord]]:
-    """Rank 0's gather: the other ranks write their files at the moment at which their records are awaited."""
-
-    def gather(record: FileRecord) -> list[FileRecord]:
-        size = len(snaps)
-        return [record] + [write_rank_file(folder, snaps[rank], rank=rank, world_size=size) for rank in range(1, size)]
-
-    return gather
+def task(
+    out_dir: Path, rank: int = 0, step: int = 200, attempt: int = 1, world_size: int = 2, seed: int = 0, **more: Any
+) -> SaveTask:
+    """One fake rank's part of a save."""
+    snapshot = snapshots(state(seed), world_size)[rank]
+    return SaveTask(out_dir, header(step, attempt, world_size), snapshot, rank, **more)
 
 
 def save(
-    out_dir: Path, step: int = 200, attempt: int = 1, world_size: int = 2, seed: int = 0, keep: int = 3
+    out_dir: Path, step: int = 200, attempt: int = 1, world_size: int = 2, seed: int = 0, **more: Any
 ) -> SaveResult:
-    snaps = snapshots(state(seed), world_size)
-    gather = fake_gather(snaps, checkpoint_folder(out_dir, step, attempt))
-    return save_checkpoint(out_dir, header(step, attempt, world_size), snaps[0], rank=0, gather=gather, keep=keep)
+    """A whole checkpoint: the other ranks first, then rank 0, which finds their marks."""
+    for rank in reversed(range(world_size)):
+        result = save_checkpoint(task(out_dir, rank, step, attempt, world_size, seed, **more))
+    return result
+
+
+def path_of(result: SaveResult | Choice) -> Path:
+    return Path(result.address)
+
+
+def checkpoint_folder(out_dir: Path, step: int, attempt: int) -> Path:
+    return out_dir / "checkpoints" / folder_name(step, attempt)
 
 
 def whole(values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -83,4 +90,4 @@ def whole(values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def manifest_of(result: SaveResult) -> Manifest:
-    return read_manifest(result.path)
+    return read_manifest(result.address)

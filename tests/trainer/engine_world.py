@@ -25,7 +25,7 @@ from torch import nn
 from tests.trainer.worlds import answer, host
 from trainer.checkpoint.load import CheckpointReader
 from trainer.checkpoint.manifest import Header
-from trainer.checkpoint.save import save_checkpoint
+from trainer.checkpoint.save import SaveTask, save_checkpoint
 from trainer.checkpoint.store import agree_on_checkpoint
 from trainer.engine_state import prepare_optimizer, restore, snapshot
 
@@ -107,23 +107,17 @@ def save(engine: Any, out_dir: Path, step: int, case: dict[str, Any]) -> None:
     own = {"rank": torch.tensor([rank])}
     settings: dict[str, Any] = {}
     where = Header("run", 1, step, step * ROWS, world_size, case["stage"], case["precision"], {}, settings)
-    save_checkpoint(out_dir, where, snapshot(engine, own), rank=rank, gather=gather)
+    save_checkpoint(SaveTask(out_dir, where, snapshot(engine, own), rank))
     dist.barrier()
 
 
 def load(engine: Any, out_dir: Path) -> None:
     choice = agree_on_checkpoint(out_dir, rank=dist.get_rank(), broadcast=broadcast)
     assert choice is not None
-    with CheckpointReader(choice.path, choice.manifest) as reader:
+    with CheckpointReader(choice.address, choice.manifest) as reader:
         restore(engine, reader)
         own = reader.rank_tensors(dist.get_rank(), dist.get_world_size())
     assert own is None or own["rank"].tolist() == [dist.get_rank()]
-
-
-def gather(record: Any) -> list[Any] | None:
-    records: list[Any] | None = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
-    dist.gather_object(record, records)
-    return records
 
 
 def broadcast(value: Any) -> Any:

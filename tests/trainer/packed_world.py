@@ -23,8 +23,9 @@ from trainer.batch import plan_batch
 from trainer.engine import build_engine
 from trainer.engine_state import prepare_optimizer
 from trainer.evaluate import evaluate
-from trainer.optimizer_step import run_step
-from trainer.process_group import init_process_group, reduce_sum
+from trainer.optimizer_step import StepWatch, run_step
+from trainer.own_time import OwnTime
+from trainer.process_group import init_process_group
 from trainer.rank import no_beat, preload
 from trainer.seeds import make_deterministic
 
@@ -54,13 +55,13 @@ def train(case: dict[str, Any], dataset: Dataset, rank: int, world_size: int) ->
     prepare_optimizer(engine)
     loader = make_loader(dataset, rank, world_size, plan.micro_batch)
     state = LoaderState()
+    watch = StepWatch(no_beat, OwnTime(device, counts_forward=True))
     losses, norms, labels = [], [], []
     for step in range(1, STEPS + 1):
         batch = with_starts(loader.read(state, GLOBAL_BATCH))
-        result = run_step(engine, batch, plan, rate=rate_of(step), seed=SEED, step=step, rank=rank, beat=no_beat)
+        result = run_step(engine, batch, plan, rate=rate_of(step), seed=SEED, step=step, rank=rank, watch=watch)
         state = batch.state_after
-        [loss_sum] = reduce_sum([result.loss_sum], device)
-        losses.append(loss_sum / result.labels)
+        losses.append(result.loss)
         norms.append(result.grad_norm)
         labels.append(result.labels)
     last = evaluated(with_starts(loader.read(LoaderState(consumed=FIRST_EVALUATED), GLOBAL_BATCH)))

@@ -21,8 +21,9 @@ from tests.trainer.worlds import answer, host
 from trainer.batch import plan_batch
 from trainer.engine import build_engine
 from trainer.engine_state import prepare_optimizer
-from trainer.optimizer_step import run_step
-from trainer.process_group import init_process_group, reduce_sum
+from trainer.optimizer_step import StepWatch, run_step
+from trainer.own_time import OwnTime
+from trainer.process_group import init_process_group
 from trainer.rank import no_beat, preload
 from trainer.schedule import learning_rate
 from trainer.seeds import make_deterministic
@@ -88,13 +89,13 @@ def train(stage: int, dataset: Dataset, rank: int, world_size: int) -> dict[str,
     prepare_optimizer(engine)
     loader = make_loader(dataset, rank, world_size, plan.micro_batch)
     state = LoaderState()
+    watch = StepWatch(no_beat, OwnTime(device, counts_forward=stage < 3))
     losses, norms = [], []
     for step in range(1, STEPS + 1):
         batch = loader.read(state, GLOBAL_BATCH)
-        result = run_step(engine, batch, plan, rate=rate_of(step), seed=SEED, step=step, rank=rank, beat=no_beat)
+        result = run_step(engine, batch, plan, rate=rate_of(step), seed=SEED, step=step, rank=rank, watch=watch)
         state = batch.state_after
-        [loss_sum] = reduce_sum([result.loss_sum], device)
-        losses.append(loss_sum / batch.tokens_real)
+        losses.append(result.loss)
         norms.append(result.grad_norm)
     engine.destroy()
     return {"losses": losses, "norms": norms}

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from trainer.checkpoint.files import hash_file, write_durably, write_tensors
+from trainer.checkpoint.files import hash_file, safetensors_chunks, write_durably
 from trainer.errors import TrainError
 
 TENSORS = {
@@ -25,8 +25,8 @@ TENSORS = {
 }
 
 
-def test_write_tensors_is_read_back_by_the_library(tmp_path: Path) -> None:
-    written = write_tensors(tmp_path / "x.safetensors", TENSORS)
+def test_safetensors_chunks_is_read_back_by_the_library(tmp_path: Path) -> None:
+    written = write_durably(tmp_path / "x.safetensors", safetensors_chunks(TENSORS))
     loaded = load_file(tmp_path / "x.safetensors")
     assert loaded.keys() == TENSORS.keys()
     for name, tensor in TENSORS.items():
@@ -37,9 +37,9 @@ def test_write_tensors_is_read_back_by_the_library(tmp_path: Path) -> None:
     assert hash_file(tmp_path / "x.safetensors") == written.sha256
 
 
-def test_write_tensors_of_an_unknown_dtype_is_refused(tmp_path: Path) -> None:
+def test_safetensors_chunks_of_an_unknown_dtype_is_refused() -> None:
     with pytest.raises(TrainError, match=r"'z' has dtype torch\.complex64"):
-        write_tensors(tmp_path / "x.safetensors", {"z": torch.zeros(1, dtype=torch.complex64)})
+        next(safetensors_chunks({"z": torch.zeros(1, dtype=torch.complex64)}))
 
 
 def test_write_durably_that_breaks_off_leaves_the_old_file(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.trainer.checkpoint_world import BUFFERS, FROZEN, SHAPES, manifest_of, save, snapshots, state, whole
+from tests.trainer.checkpoint_world import BUFFERS, FROZEN, SHAPES, manifest_of, path_of, save, snapshots, state, whole
 from trainer.checkpoint.fragments import KINDS
 from trainer.checkpoint.load import CheckpointReader, read_full_parameters
 from trainer.errors import TrainError
@@ -19,7 +19,7 @@ from trainer.errors import TrainError
 @given(saved=st.integers(1, 5), loading=st.integers(1, 5), seed=st.integers(0, 99))
 def test_reader_on_another_world_size_reads_the_same_bits(tmp_path: Path, saved: int, loading: int, seed: int) -> None:
     result = save(tmp_path, world_size=saved, seed=seed)
-    with CheckpointReader(result.path, manifest_of(result)) as reader:
+    with CheckpointReader(result.address, manifest_of(result)) as reader:
         for snap in snapshots(state(seed), loading):
             for fragment in snap.fragments:
                 for kind in KINDS:
@@ -31,7 +31,7 @@ def test_reader_on_another_world_size_reads_the_same_bits(tmp_path: Path, saved:
 
 def test_reader_gives_unowned_tensors_and_rank_tensors(tmp_path: Path) -> None:
     result = save(tmp_path)
-    with CheckpointReader(result.path, manifest_of(result)) as reader:
+    with CheckpointReader(result.address, manifest_of(result)) as reader:
         assert torch.equal(reader.frozen("frozen.weight"), FROZEN["frozen.weight"])
         assert torch.equal(reader.buffer("mask"), BUFFERS["mask"])
         assert reader.rank_tensors(0, 3) is None
@@ -54,7 +54,7 @@ def test_reader_gives_unowned_tensors_and_rank_tensors(tmp_path: Path) -> None:
 def test_reader_of_another_model_is_refused(tmp_path: Path, change: dict[str, tuple[int, ...]], message: str) -> None:
     result = save(tmp_path)
     frozen, buffers = {"frozen.weight": (2, 3)}, {"mask": (3,)}
-    with CheckpointReader(result.path, manifest_of(result)) as reader:
+    with CheckpointReader(result.address, manifest_of(result)) as reader:
         reader.check_model(SHAPES, frozen, buffers)
         with pytest.raises(TrainError, match=message):
             reader.check_model(SHAPES | change, frozen, buffers)
@@ -65,16 +65,16 @@ def test_reader_of_another_model_is_refused(tmp_path: Path, change: dict[str, tu
 def test_read_full_parameters_gives_every_parameter_once(tmp_path: Path) -> None:
     result = save(tmp_path, world_size=3, seed=4)
     expected = whole(state(4)) | FROZEN
-    found = list(read_full_parameters(result.path))
+    found = list(read_full_parameters(result.address))
     assert [name for name, _ in found] == list(expected)
     for name, tensor in found:
         assert tensor.dtype == torch.float32
         assert torch.equal(tensor, expected[name])
-    assert len(list(read_full_parameters(result.path, manifest_of(result)))) == len(expected)
+    assert len(list(read_full_parameters(result.address, manifest_of(result)))) == len(expected)
 
 
 def test_read_full_parameters_of_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
-    path = save(tmp_path).path / "rank-00000-of-00002.safetensors"
+    path = path_of(save(tmp_path)) / "rank-00000-of-00002.safetensors"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.trainer.checkpoint_world import header, manifest_of, save
+from tests.trainer.checkpoint_world import header, manifest_of, path_of, save
 from trainer.checkpoint.fragments import Span
-from trainer.checkpoint.manifest import MANIFEST_NAME, digest_of, parse, read_manifest, render
+from trainer.checkpoint.manifest import MANIFEST_NAME, digest_of, parse, render
+from trainer.checkpoint.store import read_manifest
 from trainer.errors import TrainError
 
 
@@ -30,14 +31,14 @@ def test_manifest_round_trip_keeps_every_field(tmp_path: Path) -> None:
 
 
 def test_manifest_text_names_what_readers_look_for(tmp_path: Path) -> None:
-    body = json.loads((save(tmp_path).path / MANIFEST_NAME).read_text())
+    body = json.loads((path_of(save(tmp_path)) / MANIFEST_NAME).read_text())
     assert body["version"] == 1
     assert body["settings_digest"] == digest_of({"seed": 1337, "model": {"n_layer": 2}})
     assert body["optimizer_steps"] == {"embed.weight": 17.0, "norm.bias": 17.0, "scale": 17.0}
 
 
 def test_manifest_with_any_bit_flipped_is_refused_or_the_same(tmp_path: Path) -> None:
-    path = save(tmp_path).path / MANIFEST_NAME
+    path = path_of(save(tmp_path)) / MANIFEST_NAME
     text, manifest = path.read_bytes(), read_manifest(path.parent)
     refused = 0
     for position in range(0, len(text), 7):

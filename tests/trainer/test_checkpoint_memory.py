@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer.checkpoint.fragments import Fragment
-from trainer.checkpoint.memory import NOTE_BYTES, SnapshotMemory, snapshot_bytes
+from trainer.checkpoint.memory import NOTE_BYTES, SnapshotMemory, copies_of, snapshot_bytes
+from trainer.checkpoint.memory_layout import ACKED_PLACE, COPIES_PLACE, PAGE_BYTES, pack_number, read_numbers
 
 ELEMENTS = 7
 IDENTITY = {"run_id": "a", "rank": 0}
@@ -101,3 +102,37 @@ def test_memory_note_too_large_is_refused_before_anything_is_overwritten(fd: int
     with pytest.raises(ValueError, match="may have"):
         memory.write(2, {"long": "x" * NOTE_BYTES}, fragments(2))
     assert memory.steps() == [1]
+
+
+def test_memory_of_a_keeper_awaits_a_copy_of_each_snapshot_until_it_is_acknowledged(fd: int) -> None:
+    os.ftruncate(fd, PAGE_BYTES)
+    assert copies_of(fd) == 0
+    os.pwrite(fd, pack_number(1), COPIES_PLACE)
+    memory = SnapshotMemory(fd, IDENTITY, ELEMENTS)
+    assert copies_of(fd) == 1
+    assert not memory.awaits_copy
+    for step in (1, 2):
+        memory.write(step, {}, fragments(step))
+        assert memory.awaits_copy
+        numbers = read_numbers(os.pread(fd, PAGE_BYTES, 0))
+        assert numbers.newest is not None
+        os.pwrite(fd, pack_number(numbers.slots[numbers.newest].version), ACKED_PLACE)
+        assert not memory.awaits_copy
+    memory.forget_after(1)  # the one before, which is held elsewhere too
+    memory.write(2, {}, fragments(2))
+    assert memory.awaits_copy  # the same step again, perhaps of other values
+    os.pwrite(fd, pack_number(0), COPIES_PLACE)
+    assert not memory.awaits_copy
+
+
+def test_memory_gives_each_write_a_number_of_its_own_over_all_ranks_that_use_it(fd: int) -> None:
+    versions = []
+    for step in (3, 4, 3, 5):
+        memory = SnapshotMemory(fd, IDENTITY, ELEMENTS)
+        memory.forget_after(step - 1)
+        memory.write(step, {}, fragments(step))
+        numbers = read_numbers(os.pread(fd, PAGE_BYTES, 0))
+        assert numbers.newest is not None
+        versions.append(numbers.slots[numbers.newest].version)
+    assert versions == [1, 2, 3, 4]
+    assert numbers.forgets == 4

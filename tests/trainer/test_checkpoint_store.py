@@ -10,26 +10,26 @@ from typing import Any
 
 import pytest
 
-from tests.trainer.checkpoint_world import fake_gather, header, save, snapshots, state
+from tests.trainer.checkpoint_world import checkpoint_folder, path_of, save, snapshots, state, task
 from trainer.checkpoint import store
 from trainer.checkpoint.files import hash_file
 from trainer.checkpoint.manifest import MANIFEST_NAME
-from trainer.checkpoint.save import save_checkpoint, write_rank_file
+from trainer.checkpoint.retention import prune
+from trainer.checkpoint.save import SaveTask, save_checkpoint, write_part
 from trainer.checkpoint.store import (
     NO_MANIFEST,
     Choice,
     agree_on_checkpoint,
-    checkpoint_folder,
     incomplete_folders,
     inspect_checkpoint,
     list_checkpoints,
     newest_good,
-    prune,
     verify_checkpoint,
 )
 from trainer.errors import TrainError
 
 RANK_1 = "rank-00001-of-00002.safetensors"
+MARK_1 = "rank-00001-of-00002.done.json"
 
 
 def flip(path: Path, position: int) -> None:
@@ -63,7 +63,7 @@ def test_newest_good_of_whole_checkpoints_is_the_newest(tmp_path: Path) -> None:
     result = save(tmp_path, step=400)
     choice = newest_good(tmp_path)
     assert choice is not None
-    assert choice.path == result.path == tmp_path / "checkpoints/step-00000400"
+    assert path_of(choice) == path_of(result) == tmp_path / "checkpoints/step-00000400"
     assert (choice.manifest.step, choice.skipped) == (400, ())
 
 
@@ -73,13 +73,13 @@ def test_newest_good_after_a_flipped_bit_falls_back_and_names_the_file(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, rank: int, region: float
 ) -> None:
     save(tmp_path, step=200)
-    bad = save(tmp_path, step=400).path / f"rank-0000{rank}-of-00002.safetensors"
+    bad = path_of(save(tmp_path, step=400)) / f"rank-0000{rank}-of-00002.safetensors"
     flip(bad, int(bad.stat().st_size * region))
     with caplog.at_level(logging.WARNING):
         choice = newest_good(tmp_path)
     assert choice is not None
     assert choice.manifest.step == 200
-    assert [path for path, _ in choice.skipped] == [bad.parent]
+    assert [path for path, _ in choice.skipped] == [str(bad.parent)]
     assert str(bad) in choice.skipped[0][1]
     assert str(bad) in caplog.text
     assert verify_checkpoint(bad.parent) == [choice.skipped[0][1]]
@@ -88,7 +88,7 @@ def test_newest_good_after_a_flipped_bit_falls_back_and_names_the_file(
 @pytest.mark.parametrize("damage", ["cut", "missing", "longer", "garbage manifest", "cut manifest", "other manifest"])
 def test_newest_good_after_damage_falls_back_and_names_the_file(tmp_path: Path, damage: str) -> None:
     save(tmp_path, step=200)
-    folder = save(tmp_path, step=400).path
+    folder = path_of(save(tmp_path, step=400))
     bad = folder / (MANIFEST_NAME if "manifest" in damage else RANK_1)
     content = bad.read_bytes()
     if damage == "missing":
@@ -106,7 +106,7 @@ def test_newest_good_after_damage_falls_back_and_names_the_file(tmp_path: Path, 
 
 def test_newest_good_where_the_disk_fails_falls_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(tmp_path, step=200)
-    bad = save(tmp_path, step=400).path / RANK_1
+    bad = path_of(save(tmp_path, step=400)) / RANK_1
 
     def hash_or_fail(path: Path) -> str:
         if path == bad:
@@ -122,7 +122,7 @@ def test_newest_good_where_the_disk_fails_falls_back(tmp_path: Path, monkeypatch
 
 def test_newest_good_with_none_whole_is_an_error_that_names_a_file(tmp_path: Path) -> None:
     for step in (200, 400):
-        flip(save(tmp_path, step=step).path / RANK_1, 500)
+        flip(path_of(save(tmp_path, step=step)) / RANK_1, 500)
     with pytest.raises(TrainError, match=r"none of the 2 checkpoints is whole.*step-00000400/rank-00001-of"):
         newest_good(tmp_path)
 
@@ -130,13 +130,13 @@ def test_newest_good_with_none_whole_is_an_error_that_names_a_file(tmp_path: Pat
 def test_newest_good_after_a_kill_before_the_manifest_is_the_one_before(tmp_path: Path) -> None:
     save(tmp_path, step=200)
     torn = checkpoint_folder(tmp_path, 400, 1)
-    torn.mkdir()
-    for rank, snap in enumerate(snapshots(state(), 2)):
-        write_rank_file(torn, snap, rank=rank, world_size=2)
+    for rank in (0, 1):
+        part = task(tmp_path, rank, step=400)
+        write_part(part.open(), part)
     choice = newest_good(tmp_path)
     assert choice is not None
-    assert (choice.manifest.step, choice.skipped) == (200, ((torn, NO_MANIFEST),))
-    assert incomplete_folders(tmp_path) == [torn]
+    assert (choice.manifest.step, choice.skipped) == (200, ((str(torn), NO_MANIFEST),))
+    assert [entry.address for entry in incomplete_folders(tmp_path)] == [str(torn)]
 
 
 def test_newest_good_after_a_first_save_cut_short_starts_afresh_with_a_warning(
@@ -151,12 +151,12 @@ def test_newest_good_after_a_first_save_cut_short_starts_afresh_with_a_warning(
 
 def test_save_of_the_same_step_by_a_newer_attempt_leaves_the_older_one_alone(tmp_path: Path) -> None:
     old = save(tmp_path, step=200, attempt=1)
-    flip(old.path / RANK_1, 500)
+    flip(path_of(old) / RANK_1, 500)
     new = save(tmp_path, step=200, attempt=2)
-    assert new.path.name == "step-00000200-attempt-0002"
+    assert path_of(new).name == "step-00000200-attempt-0002"
     choice = newest_good(tmp_path)
     assert choice is not None
-    assert (choice.path, choice.skipped) == (new.path, ())
+    assert (choice.address, choice.skipped) == (new.address, ())
 
 
 def test_newest_good_prefers_the_newer_attempt_to_the_higher_step(tmp_path: Path) -> None:
@@ -170,21 +170,20 @@ def test_newest_good_prefers_the_newer_attempt_to_the_higher_step(tmp_path: Path
 def test_save_twice_in_one_attempt_is_good(tmp_path: Path) -> None:
     save(tmp_path, step=200)
     result = save(tmp_path, step=200)
-    assert verify_checkpoint(result.path) == []
+    assert verify_checkpoint(result.address) == []
     assert names(tmp_path) == ["step-00000200"]
 
 
 def test_save_on_another_rank_leaves_the_manifest_to_rank_0(tmp_path: Path) -> None:
-    snap = snapshots(state(), 2)[1]
-    result = save_checkpoint(tmp_path, header(), snap, rank=1, gather=lambda record: None)
-    assert [path.name for path in result.path.iterdir()] == [RANK_1]
+    result = save_checkpoint(task(tmp_path, rank=1))
+    assert sorted(path.name for path in path_of(result).iterdir()) == [MARK_1, RANK_1]
 
 
 def test_save_with_an_unowned_element_is_refused_and_leaves_no_checkpoint(tmp_path: Path) -> None:
-    snaps = snapshots(state(), 2)
-    gather = fake_gather([snaps[0], snaps[0]], checkpoint_folder(tmp_path, 200, 1))
+    first = task(tmp_path)
+    save_checkpoint(SaveTask(tmp_path, first.header, snapshots(state(), 2)[0], rank=1))
     with pytest.raises(TrainError, match=r"embed\.weight: elements"):
-        save_checkpoint(tmp_path, header(), snaps[0], rank=0, gather=gather)
+        save_checkpoint(first)
     assert list_checkpoints(tmp_path) == []
 
 
@@ -233,7 +232,7 @@ def test_agree_on_checkpoint_gives_every_rank_rank_0s_choice(tmp_path: Path) -> 
 
 
 def test_agree_on_checkpoint_raises_rank_0s_error_on_every_rank(tmp_path: Path) -> None:
-    flip(save(tmp_path).path / RANK_1, 500)
+    flip(path_of(save(tmp_path)) / RANK_1, 500)
     sent: list[Any] = []
     with pytest.raises(TrainError, match=RANK_1):
         agree_on_checkpoint(tmp_path, rank=0, broadcast=keep_and_send(sent))
@@ -256,8 +255,8 @@ def test_list_checkpoints_is_in_order_of_time_and_shows_bad_manifests(tmp_path: 
 
 def test_inspect_checkpoint_is_plain_json(tmp_path: Path) -> None:
     result = save(tmp_path)
-    found = json.loads(json.dumps(inspect_checkpoint(result.path)))
+    found = json.loads(json.dumps(inspect_checkpoint(result.address)))
     assert (found["step"], found["tokens"], found["world_size"], found["zero_stage"]) == (200, 12800, 2, 2)
-    assert found["bytes"] == result.bytes == sum(p.stat().st_size for p in result.path.glob("*.safetensors"))
+    assert found["bytes"] == result.bytes == sum(p.stat().st_size for p in path_of(result).glob("*.safetensors"))
     assert found["parameters"]["embed.weight"] == [7, 5]
     assert found["optimizer_steps"] == [17.0]

@@ -47,7 +47,7 @@ def contents(out_dir: Path) -> dict[str, torch.Tensor]:
     choice = newest_good(out_dir)
     assert choice is not None
     found = {}
-    with CheckpointReader(choice.path, choice.manifest) as reader:
+    with CheckpointReader(choice.address, choice.manifest) as reader:
         for name, shape in choice.manifest.shapes.items():
             for kind in KINDS:
                 out = torch.empty(shape).view(-1)

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 FEW_MODULES = 25
 
 SCRIPT = """
-import json, os, sys
+import json, os, resource, sys
 from pathlib import Path
 from data_shards.prepare import prepare
 from trainer.config import load_run_file
@@ -28,8 +28,11 @@ config = load_run_file(Path(sys.argv[1]))
 dataset = prepare(config.data, dir=config.data_dir, min_val_tokens=config.seq_len + 1)
 spec = {**open_launch(config, dataset, False).run_spec({}), "rank": 0, "world_size": 1, "local_rank": 0, "attempt": 1}
 before = set(sys.modules)
+children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_minflt
 status = main({**spec, "journal_path": str(Path(config.out_dir) / "journal/attempt-0001.jsonl")})
-print(json.dumps({"status": status, "threads": threads, "new": sorted(set(sys.modules) - before)}))
+children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_minflt - children
+new = sorted(set(sys.modules) - before)
+print(json.dumps({"status": status, "threads": threads, "new": new, "children": children}))
 """
 
 
@@ -49,6 +52,7 @@ def test_preload_leaves_one_thread_and_training_little_to_import(tmp_path: Path)
     assert answer["status"] == 0
     assert answer["threads"] <= 2
     assert len(answer["new"]) <= FEW_MODULES, " ".join(answer["new"])
+    assert answer["children"] == 0  # no compiler was asked what it can do
 
 
 @pytest.mark.timeout(200)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,8 @@ import torch
 from trainer.errors import TrainError
 
 CHUNK_BYTES = 4 << 20
+
+Chunk = bytes | memoryview
 
 _DTYPES = {
     torch.float64: "F64",
@@ -37,18 +39,12 @@ class Written:
     sha256: str
 
 
-def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> Written:
-    """Write a safetensors file and hash it in the same pass.
-
-    The library's own writer copies every tensor first and leaves the hash to a second reading; here a tensor is
-    copied only if it lies on an accelerator or is not contiguous. Format: 8 bytes of header length, little-endian, a
-    JSON header, the raw data (https://huggingface.co/docs/safetensors).
-    """
-    return write_durably(path, _safetensors_chunks(path, tensors))
+def nothing() -> None:
+    """What is done before a rename where nothing is to be done."""
 
 
-def write_durably(path: Path, chunks: Iterator[bytes | memoryview]) -> Written:
-    """Write `chunks` under a temporary name, sync, rename to `path`, sync the folder."""
+def write_durably(path: Path, chunks: Iterator[Chunk], before_rename: Callable[[], None] = nothing) -> Written:
+    """Write `chunks` under a temporary name, sync, rename to `path`, sync the folder. OSError where the disk fails."""
     temporary = path.with_name(f".{path.name}.tmp")
     digest = hashlib.sha256()
     size = 0
@@ -59,6 +55,7 @@ def write_durably(path: Path, chunks: Iterator[bytes | memoryview]) -> Written:
             size += len(chunk)
         file.flush()
         os.fsync(file.fileno())
+    before_rename()
     temporary.replace(path)
     sync_folder(path.parent)
     return Written(size, digest.hexdigest())
@@ -83,12 +80,18 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _safetensors_chunks(path: Path, tensors: Mapping[str, torch.Tensor]) -> Iterator[bytes | memoryview]:
+def safetensors_chunks(tensors: Mapping[str, torch.Tensor]) -> Iterator[Chunk]:
+    """The bytes of a safetensors file, the header first.
+
+    The library's own writer copies every tensor first and leaves the hash to a second reading; here a tensor is
+    copied only if it lies on an accelerator or is not contiguous. Format: 8 bytes of header length, little-endian, a
+    JSON header, the raw data (https://huggingface.co/docs/safetensors). Raises TrainError for a dtype without a name.
+    """
     header: dict[str, object] = {}
     offset = 0
     for name, tensor in tensors.items():
         if tensor.dtype not in _DTYPES:
-            raise TrainError(f"{path}: tensor {name!r} has dtype {tensor.dtype}, which a checkpoint cannot hold")
+            raise TrainError(f"tensor {name!r} has dtype {tensor.dtype}, which a checkpoint cannot hold")
         end = offset + tensor.numel() * tensor.element_size()
         header[name] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [offset, end]}
         offset = end

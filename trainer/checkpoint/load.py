@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -12,18 +13,26 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
+from trainer.checkpoint.files import hash_file
 from trainer.checkpoint.fragments import Span, plan_reads
-from trainer.checkpoint.manifest import FileRecord, Manifest, read_manifest
-from trainer.checkpoint.store import tensor_key, verify_checkpoint
+from trainer.checkpoint.manifest import FileRecord, Manifest
+from trainer.checkpoint.storage import LocalStorage, open_checkpoint
+from trainer.checkpoint.store import read_manifest, tensor_key, verify_checkpoint
 from trainer.errors import TrainError
 
 
 class CheckpointReader:
-    """Reads parts of a verified checkpoint through memory maps, so that no more than the parts asked for is held."""
+    """Reads parts of a verified checkpoint through memory maps, so that no more than the parts asked for is held.
 
-    def __init__(self, folder: Path, manifest: Manifest) -> None:
-        self.folder = folder
+    While it is open, nobody removes the checkpoint. Of one in an object store the files that are needed are copied to
+    this machine, compared with their hashes, and go when the reader closes.
+    """
+
+    def __init__(self, address: Path | str, manifest: Manifest) -> None:
+        self.address = str(address)
         self.manifest = manifest
+        self._storage, self._folder = open_checkpoint(address)
+        self._context = ExitStack()
         self._open: dict[str, Any] = {}
         self._pieces: dict[str, list[tuple[Span, FileRecord]]] = defaultdict(list)
         self._steps: dict[str, float] = {}
@@ -35,12 +44,14 @@ class CheckpointReader:
             pieces.sort(key=lambda piece: piece[0].start)
 
     def __enter__(self) -> CheckpointReader:
+        self._context.enter_context(self._storage.held(self._folder))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._open.clear()
+        self._context.close()
 
     def step(self, name: str) -> float:
         """How many updates the optimizer made to the parameter."""
@@ -94,7 +105,7 @@ class CheckpointReader:
             for name in sorted(have.keys() | want.keys()):
                 if have.get(name) != want.get(name):
                     raise TrainError(
-                        f"{self.folder}: {what} {name!r} must have the model's shape {want.get(name)}, the checkpoint "
+                        f"{self.address}: {what} {name!r} must have the model's shape {want.get(name)}, the checkpoint "
                         f"has {have.get(name)}; train with the model settings of the saved run, or use another out_dir"
                     )
 
@@ -105,21 +116,31 @@ class CheckpointReader:
 
     def _file(self, record: FileRecord) -> Any:
         if record.name not in self._open:
-            self._open[record.name] = safe_open(self.folder / record.name, framework="pt", device="cpu")
+            self._open[record.name] = safe_open(self._path(record), framework="pt", device="cpu")
         return self._open[record.name]
 
+    def _path(self, record: FileRecord) -> Path:
+        where = f"{self.address}/{record.name}"
+        try:
+            path = self._context.enter_context(self._storage.on_disk(f"{self._folder}/{record.name}"))
+        except FileNotFoundError as error:
+            raise TrainError(f"{where}: was removed after it was verified; use another checkpoint") from error
+        if not isinstance(self._storage, LocalStorage) and hash_file(path) != record.sha256:
+            raise TrainError(f"{where}: its bytes have changed on the way; try again, or use another checkpoint")
+        return path
 
-def read_full_parameters(folder: Path, manifest: Manifest | None = None) -> Iterator[tuple[str, torch.Tensor]]:
+
+def read_full_parameters(address: Path | str, manifest: Manifest | None = None) -> Iterator[tuple[str, torch.Tensor]]:
     """Name and float32 value of every parameter, one at a time, in the model's order; tied ones come once.
 
     Give the manifest of a checkpoint that is verified already (`Choice.manifest`); without one, it is verified first.
     Raises TrainError if it is not whole.
     """
     if manifest is None:
-        problems = verify_checkpoint(folder)
+        problems = verify_checkpoint(address)
         if problems:
             raise TrainError(f"{problems[0]}; use another checkpoint")
-        manifest = read_manifest(folder)
-    with CheckpointReader(folder, manifest) as reader:
+        manifest = read_manifest(address)
+    with CheckpointReader(address, manifest) as reader:
         for name in [*manifest.shapes, *manifest.frozen]:
             yield name, reader.full(name)

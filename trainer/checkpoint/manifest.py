@@ -94,13 +94,13 @@ def render(manifest: Manifest) -> bytes:
         "shapes": {name: list(shape) for name, shape in manifest.shapes.items()},
         "frozen": {name: list(shape) for name, shape in manifest.frozen.items()},
         "buffers": {name: list(shape) for name, shape in manifest.buffers.items()},
-        "files": [_file_to_dict(record) for record in manifest.files],
+        "files": [record_to_dict(record) for record in manifest.files],
     }
     body = json.loads(json.dumps(body))
     return json.dumps({**body, "sha256": digest_of(body)}, indent=1).encode()
 
 
-def parse(text: bytes, path: Path) -> Manifest:
+def parse(text: bytes, path: Path | str) -> Manifest:
     """The manifest in `text`, read from `path`. Raises TrainError, naming `path`, if it is damaged or unknown."""
     try:
         body = json.loads(text)
@@ -117,19 +117,12 @@ def parse(text: bytes, path: Path) -> Manifest:
         raise TrainError(f"{path}: the manifest lacks a field or has a wrong one ({error!r})") from error
 
 
-def read_manifest(folder: Path) -> Manifest:
-    """The manifest of the checkpoint in `folder`. Raises TrainError if there is none or it is damaged."""
-    path = folder / MANIFEST_NAME
-    if not path.is_file():
-        raise TrainError(f"{path}: a checkpoint must have a manifest, this folder has none; give a checkpoint's folder")
-    return parse(path.read_bytes(), path)
-
-
 def _steps_by_parameter(manifest: Manifest) -> dict[str, float]:
     return {saved.span.name: saved.step for record in manifest.files for saved in record.spans}
 
 
-def _file_to_dict(record: FileRecord) -> dict[str, Any]:
+def record_to_dict(record: FileRecord) -> dict[str, Any]:
+    """A file's record as plain JSON values."""
     spans = [[s.span.name, s.span.start, s.span.length, s.step] for s in record.spans]
     return {
         "name": record.name,
@@ -140,7 +133,8 @@ def _file_to_dict(record: FileRecord) -> dict[str, Any]:
     }
 
 
-def _file_from_dict(body: dict[str, Any]) -> FileRecord:
+def record_from_dict(body: dict[str, Any]) -> FileRecord:
+    """A file's record back from `record_to_dict`. KeyError, TypeError or ValueError where it is none."""
     name = body["name"]
     if not isinstance(name, str) or Path(name).name != name:
         raise ValueError(f"files: a name must be a plain file name, found {name!r}")
@@ -157,5 +151,5 @@ def _from_dict(body: dict[str, Any]) -> Manifest:
         frozen={name: tuple(shape) for name, shape in body["frozen"].items()},
         buffers={name: tuple(shape) for name, shape in body["buffers"].items()},
         loss_scale=body["loss_scale"],
-        files=tuple(_file_from_dict(record) for record in body["files"]),
+        files=tuple(record_from_dict(record) for record in body["files"]),
     )

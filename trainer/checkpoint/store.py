@@ -1,28 +1,33 @@
-"""The folder of checkpoints: their names, which there are, whether each is whole, which one to load, which to remove.
+"""The checkpoints of a run: their names, which there are, whether each is whole, which one to load.
 
-OUT_DIR/checkpoints/step-00000200/ holds the first attempt's checkpoint of step 200, `step-00000200-attempt-0002` that
-of the second attempt. Time order is (attempt, step): what an older attempt writes late never counts as newer.
+They lie in OUT_DIR/checkpoints, or at the address that the run file gives. step-00000200/ holds the first attempt's
+checkpoint of step 200, `step-00000200-attempt-0002` that of the second attempt. Time order is (attempt, step): what an
+older attempt writes late never counts as newer, nor at all (see `fence`).
 """
 
 from __future__ import annotations
 
 import logging
 import re
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainer.checkpoint.files import hash_file, sync_folder
+from data_shards.errors import DataError
+from trainer.checkpoint.fence import is_believed, resumed_steps
+from trainer.checkpoint.files import hash_file
 from trainer.checkpoint.fragments import coverage_problems
-from trainer.checkpoint.manifest import MANIFEST_NAME, FileRecord, Manifest, read_manifest
+from trainer.checkpoint.manifest import MANIFEST_NAME, FileRecord, Manifest, parse
+from trainer.checkpoint.storage import Storage, open_checkpoint, open_storage
 from trainer.errors import TrainError
 
 HASH_THREADS = 8
-NO_MANIFEST = "has no manifest and so is no checkpoint: a save was cut short there, or the file was removed"
-MIN_KEEP = 2
+NO_MANIFEST = (
+    "has no manifest and so is no checkpoint: a save is under way or was cut short there, or the file was removed"
+)
+FENCED = "was written by an attempt after a newer one had gone on from an earlier step, and does not count"
 
 _FOLDER = re.compile(r"step-(\d{8,})(?:-attempt-(\d{4,}))?")
 _logger = logging.getLogger(__name__)
@@ -30,28 +35,42 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Entry:
-    """A checkpoint on disk. `manifest` is None, and `problem` says why, if the manifest cannot be read."""
+    """A checkpoint's folder. `manifest` is None, and `problem` says why, if the manifest cannot be read.
 
-    path: Path
+    `is_believed` is False for what an attempt wrote after a newer one had gone on from an earlier step.
+    """
+
+    name: str
+    address: str
     attempt: int
     step: int
     manifest: Manifest | None
     problem: str | None = None
+    is_believed: bool = True
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """What checkpoints are sorted by, in time."""
+        return self.attempt, self.step
 
 
 @dataclass(frozen=True)
 class Choice:
     """The checkpoint to load, verified, and the newer ones that were passed over, each with the reason."""
 
-    path: Path
+    address: str
     manifest: Manifest
-    skipped: tuple[tuple[Path, str], ...]
+    skipped: tuple[tuple[str, str], ...]
 
 
-def checkpoint_folder(out_dir: Path, step: int, attempt: int) -> Path:
-    """Folder of an attempt's checkpoint of a step."""
-    suffix = f"-attempt-{attempt:04d}" if attempt > 1 else ""
-    return out_dir / "checkpoints" / f"step-{step:08d}{suffix}"
+def checkpoints_address(out_dir: Path, address: str | None = None) -> str:
+    """Where a run's checkpoints lie: at the address that its run file gives, or in its folder."""
+    return address or str(out_dir.absolute() / "checkpoints")
+
+
+def folder_name(step: int, attempt: int) -> str:
+    """Name of the folder of an attempt's checkpoint of a step."""
+    return f"step-{step:08d}" + (f"-attempt-{attempt:04d}" if attempt > 1 else "")
 
 
 def file_name(rank: int, world_size: int) -> str:
@@ -64,57 +83,98 @@ def tensor_key(name: str, kind: str, start: int = 0) -> str:
     return f"{name}|{kind}|{start}"
 
 
-def list_checkpoints(out_dir: Path) -> list[Entry]:
+def read_manifest(address: Path | str) -> Manifest:
+    """The manifest of the checkpoint at an address. Raises TrainError if there is none or it is damaged."""
+    storage, folder = open_checkpoint(address)
+    return _manifest(storage, folder)
+
+
+def list_checkpoints(out_dir: Path, address: str | None = None) -> list[Entry]:
     """All folders that have a manifest, the oldest first; whether their files are whole is not looked at."""
-    return [_entry(path, attempt, step) for attempt, step, path in _folders(out_dir) if (path / MANIFEST_NAME).exists()]
+    storage, resumed = open_storage(checkpoints_address(out_dir, address)), resumed_steps(out_dir)
+    named = [(attempt, step, name) for attempt, step, name in _folders(storage) if _is_complete(storage, name)]
+    return [_entry(storage, name, attempt, step, is_believed(attempt, step, resumed)) for attempt, step, name in named]
 
 
-def verify_checkpoint(folder: Path) -> list[str]:
+def incomplete_folders(out_dir: Path, address: str | None = None) -> list[Entry]:
+    """Folders of saves that never came to a manifest, or that are on their way to one; the oldest first."""
+    storage = open_storage(checkpoints_address(out_dir, address))
+    return [
+        Entry(name, f"{storage.address}/{name}", attempt, step, None, NO_MANIFEST)
+        for attempt, step, name in _folders(storage)
+        if not _is_complete(storage, name)
+    ]
+
+
+def verify_checkpoint(address: Path | str) -> list[str]:
     """Read every byte of a checkpoint; sentences, each naming a file, on what is wrong. None: it is whole."""
-    try:
-        manifest = read_manifest(folder)
-    except (TrainError, OSError) as error:
-        return [str(error)]
-    problems = quick_problems(folder, manifest)
-    if problems:
-        return problems
-    with ThreadPoolExecutor(max_workers=HASH_THREADS) as pool:
-        found = pool.map(lambda record: _hash_problem(folder, record), manifest.files)
-        return [problem for problem in found if problem is not None]
+    storage, folder = open_checkpoint(address)
+    with storage.held(folder):
+        try:
+            manifest = _manifest(storage, folder)
+        except (TrainError, OSError) as error:
+            return [str(error)]
+        problems = quick_problems(storage, folder, manifest)
+        if problems:
+            return problems
+        with ThreadPoolExecutor(max_workers=HASH_THREADS) as pool:
+            found = pool.map(lambda record: hash_problem(storage, folder, record), manifest.files)
+            return [problem for problem in found if problem is not None]
 
 
-def quick_problems(folder: Path, manifest: Manifest) -> list[str]:
+def quick_problems(storage: Storage, folder: str, manifest: Manifest) -> list[str]:
     """What can be told without reading the files: presence, sizes, and whether the fragments make up the parameters."""
-    problems = [problem for record in manifest.files if (problem := _size_problem(folder, record)) is not None]
+    where, sizes = f"{storage.address}/{folder}", storage.sizes(folder)
+    problems = [_size_problem(where, record, sizes.get(record.name)) for record in manifest.files]
     spans = (saved.span for record in manifest.files for saved in record.spans)
-    return problems + [f"{folder / MANIFEST_NAME}: {what}" for what in coverage_problems(manifest.shapes, spans)]
+    uncovered = [f"{where}/{MANIFEST_NAME}: {what}" for what in coverage_problems(manifest.shapes, spans)]
+    return [problem for problem in problems if problem is not None] + uncovered
 
 
-def newest_good(out_dir: Path) -> Choice | None:
-    """The newest checkpoint of which every byte is as it was written; None if there is no checkpoint at all.
+def hash_problem(storage: Storage, folder: str, record: FileRecord) -> str | None:
+    """A sentence if the file's bytes are not those that were written, or cannot be read."""
+    where = f"{storage.address}/{folder}/{record.name}"
+    try:
+        with storage.on_disk(f"{folder}/{record.name}") as path:
+            found = hash_file(path)
+    except (OSError, DataError) as error:
+        return f"{where}: cannot be read ({error})"
+    if found == record.sha256:
+        return None
+    return f"{where}: its bytes have changed (SHA-256 must be {record.sha256[:16]}..., is {found[:16]}...)"
+
+
+def newest_good(out_dir: Path, address: str | None = None) -> Choice | None:
+    """The newest checkpoint that counts and of which every byte is as it was written; None if there is none at all.
 
     Each bad one that is passed over is logged as a warning that names the bad file. Raises TrainError if there are
     checkpoints and none is good: training must not start again from step 0 without a word.
     """
-    skipped: list[tuple[Path, str]] = []
-    for entry in reversed(list_checkpoints(out_dir)):
-        problems = verify_checkpoint(entry.path)
+    skipped: list[tuple[str, str]] = []
+    incomplete = incomplete_folders(out_dir, address)
+    for entry in reversed(list_checkpoints(out_dir, address)):
+        if not entry.is_believed:
+            _logger.warning("checkpoint %s %s", entry.address, FENCED)
+            continue
+        problems = verify_checkpoint(entry.address)
         if not problems:
-            skipped += [(path, NO_MANIFEST) for path in incomplete_folders(out_dir) if _place(path) > _order(entry)]
-            return Choice(entry.path, read_manifest(entry.path), tuple(skipped))
-        _logger.warning("checkpoint %s is bad, falling back to the one before: %s", entry.path, "; ".join(problems))
-        skipped.append((entry.path, "; ".join(problems)))
+            skipped += [(torn.address, NO_MANIFEST) for torn in incomplete if torn.order > entry.order]
+            return Choice(entry.address, read_manifest(entry.address), tuple(skipped))
+        _logger.warning("checkpoint %s is bad, falling back to the one before: %s", entry.address, "; ".join(problems))
+        skipped.append((entry.address, "; ".join(problems)))
     if skipped:
         raise TrainError(
-            f"{out_dir / 'checkpoints'}: none of the {len(skipped)} checkpoints is whole, the newest because of "
-            f"{skipped[0][1]}; put the files back, or remove the folder to start from step 0"
+            f"{checkpoints_address(out_dir, address)}: none of the {len(skipped)} checkpoints is whole, the newest "
+            f"because of {skipped[0][1]}; put the files back, or remove the folder to start from step 0"
         )
-    for path in incomplete_folders(out_dir):
-        _logger.warning("%s %s", path, NO_MANIFEST)
+    for torn in incomplete:
+        _logger.warning("%s %s", torn.address, NO_MANIFEST)
     return None
 
 
-def agree_on_checkpoint(out_dir: Path, *, rank: int, broadcast: Callable[[Any], Any]) -> Choice | None:
+def agree_on_checkpoint(
+    out_dir: Path, address: str | None = None, *, rank: int, broadcast: Callable[[Any], Any]
+) -> Choice | None:
     """`newest_good` of rank 0 on all ranks. `broadcast(value)` gives every rank the value that rank 0 passed.
 
     An error of rank 0 is raised by all.
@@ -123,8 +183,8 @@ def agree_on_checkpoint(out_dir: Path, *, rank: int, broadcast: Callable[[Any], 
     error: str | None = None
     if rank == 0:
         try:
-            choice = newest_good(out_dir)
-        except TrainError as refusal:
+            choice = newest_good(out_dir, address)
+        except (TrainError, DataError, OSError) as refusal:
             error = str(refusal)
     choice, error = broadcast((choice, error))
     if error is not None:
@@ -132,36 +192,12 @@ def agree_on_checkpoint(out_dir: Path, *, rank: int, broadcast: Callable[[Any], 
     return choice
 
 
-def incomplete_folders(out_dir: Path) -> list[Path]:
-    """Folders of saves that never came to a manifest."""
-    return [path for _, _, path in _folders(out_dir) if not (path / MANIFEST_NAME).exists()]
-
-
-def prune(out_dir: Path, *, keep: int, attempt: int) -> list[Path]:
-    """Remove what is older than the newest `keep` good checkpoints (at least two are kept); say what went.
-
-    Good means here: readable manifest, all files there with the right sizes. Folders without a manifest go if an
-    attempt before `attempt` left them and a newer checkpoint is complete.
-    """
-    entries = list_checkpoints(out_dir)
-    good = [entry for entry in entries if entry.manifest and not quick_problems(entry.path, entry.manifest)]
-    kept = good[-max(keep, MIN_KEEP) :]
-    doomed = [entry.path for entry in entries if len(kept) >= MIN_KEEP and _order(entry) < _order(kept[0])]
-    if good:
-        newest = _order(good[-1])
-        torn = [(a, s, path) for a, s, path in _folders(out_dir) if not (path / MANIFEST_NAME).exists()]
-        doomed += [path for a, s, path in torn if a < attempt and (a, s) < newest]
-    for path in doomed:
-        _remove(path)
-    return doomed
-
-
-def inspect_checkpoint(folder: Path) -> dict[str, Any]:
+def inspect_checkpoint(address: Path | str) -> dict[str, Any]:
     """What a checkpoint is, as plain JSON values. Raises TrainError if it has no readable manifest."""
-    manifest = read_manifest(folder)
+    manifest = read_manifest(address)
     header = manifest.header
     return {
-        "path": str(folder),
+        "path": str(address),
         **{field: getattr(header, field) for field in header.__dataclass_fields__},
         "settings_digest": manifest.settings_digest,
         "time": manifest.time,
@@ -175,53 +211,34 @@ def inspect_checkpoint(folder: Path) -> dict[str, Any]:
     }
 
 
-def _folders(out_dir: Path) -> list[tuple[int, int, Path]]:
-    root = out_dir / "checkpoints"
-    if not root.is_dir():
-        return []
-    matches = [(path, match) for path in root.iterdir() if (match := _FOLDER.fullmatch(path.name)) and path.is_dir()]
-    return sorted((int(match[2] or 1), int(match[1]), path) for path, match in matches)
+def _folders(storage: Storage) -> Iterator[tuple[int, int, str]]:
+    """(attempt, step, name) of every folder that is named as a checkpoint, the oldest first."""
+    matches = [match for name in storage.folders() if (match := _FOLDER.fullmatch(name))]
+    yield from sorted((int(match[2] or 1), int(match[1]), match[0]) for match in matches)
 
 
-def _entry(path: Path, attempt: int, step: int) -> Entry:
+def _is_complete(storage: Storage, name: str) -> bool:
+    return MANIFEST_NAME in storage.sizes(name)
+
+
+def _entry(storage: Storage, name: str, attempt: int, step: int, counts: bool) -> Entry:
+    address = f"{storage.address}/{name}"
     try:
-        return Entry(path, attempt, step, read_manifest(path))
+        return Entry(name, address, attempt, step, _manifest(storage, name), None, counts)
     except (TrainError, OSError) as error:
-        return Entry(path, attempt, step, None, str(error))
+        return Entry(name, address, attempt, step, None, str(error), counts)
 
 
-def _place(path: Path) -> tuple[int, int]:
-    """(attempt, step) of a checkpoint's folder."""
-    match = _FOLDER.fullmatch(path.name)
-    assert match is not None
-    return int(match[2] or 1), int(match[1])
+def _manifest(storage: Storage, folder: str) -> Manifest:
+    name = f"{folder}/{MANIFEST_NAME}"
+    path = f"{storage.address}/{name}"
+    text = storage.read(name)
+    if text is None:
+        raise TrainError(f"{path}: a checkpoint must have a manifest, this folder has none; give a checkpoint's folder")
+    return parse(text, path)
 
 
-def _order(entry: Entry) -> tuple[int, int]:
-    return entry.attempt, entry.step
-
-
-def _size_problem(folder: Path, record: FileRecord) -> str | None:
-    path = folder / record.name
-    if not path.is_file():
-        return f"{path}: the file is missing"
-    size = path.stat().st_size
-    return None if size == record.bytes else f"{path}: must have {record.bytes} bytes, has {size}"
-
-
-def _hash_problem(folder: Path, record: FileRecord) -> str | None:
-    path = folder / record.name
-    try:
-        found = hash_file(path)
-    except OSError as error:
-        return f"{path}: cannot be read ({error})"
-    if found == record.sha256:
-        return None
-    return f"{path}: its bytes have changed (SHA-256 must be {record.sha256[:16]}..., is {found[:16]}...)"
-
-
-def _remove(path: Path) -> None:
-    """The manifest goes first: a removal that is cut short leaves no checkpoint that seems whole."""
-    (path / MANIFEST_NAME).unlink(missing_ok=True)
-    sync_folder(path)
-    shutil.rmtree(path)
+def _size_problem(where: str, record: FileRecord, size: int | None) -> str | None:
+    if size is None:
+        return f"{where}/{record.name}: the file is missing"
+    return None if size == record.bytes else f"{where}/{record.name}: must have {record.bytes} bytes, has {size}"

@@ -1,0 +1,215 @@
+"""The keeper of a node's snapshots: it owns the memory that ranks write to, so that it outlives their supervisors.
+
+One per node and run. A supervisor takes its rank's memory from it over a Unix socket (`take_snapshot_memory`); every
+new snapshot is copied to the keeper of another node, from where it comes back when this node is lost. Nothing is in
+the file system: everything goes with the keepers.
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import os
+import select
+import socket
+import threading
+from collections.abc import Callable, Mapping
+
+from cluster.snapshot_keeper_client import is_own_user, socket_name
+from cluster.snapshot_keeper_copier import Copier
+from cluster.snapshot_keeper_holders import common_steps
+from cluster.snapshot_keeper_memory import KeptMemory
+from cluster.snapshot_keeper_peers import Address, Peers
+from cluster.snapshot_keeper_store import Key, SnapshotStore
+from cluster.snapshot_keeper_wire import (
+    Frame,
+    describe,
+    limit_stalls,
+    receive_frame,
+    receive_snapshot,
+    send_frame,
+    send_snapshot,
+)
+from trainer.checkpoint.memory_layout import SLOTS
+from trainer.free_memory import LARGEST_SHARE_OF_MEMORY, free_memory_bytes
+
+logger = logging.getLogger(__name__)
+
+LOOK_SECONDS = 0.005
+LONE_LOOK_SECONDS = 0.1
+"""How often a keeper looks for a new snapshot, where another node is to have it, and where there is none."""
+
+MEET_SECONDS = 20.0
+_BACKLOG = 64
+_NICENESS = 19
+
+
+class Keeper:
+    """Starts its threads when it is made.
+
+    node: the name by which the keepers know this node; token: the run's secret, without which nobody is answered;
+    host: the address at which other nodes reach this one; on_look: called ten times a second and oftener.
+    """
+
+    def __init__(
+        self, node: str, token: str, host: str = "127.0.0.1", on_look: Callable[[], None] = lambda: None
+    ) -> None:
+        self._token = token
+        self.store = SnapshotStore()
+        self._peers = Peers(node, token)
+        self._copier = Copier(self.store, self._peers)
+        self._on_look = on_look
+        self._closed = threading.Event()
+        self._tcp = socket.create_server((host, 0), backlog=_BACKLOG)
+        self._unix = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._unix.bind(socket_name(token, node))
+        self._unix.listen(_BACKLOG)
+        self.address: Address = self._tcp.getsockname()
+        _start_thread(_accept, self._tcp, self._serve_peer)
+        _start_thread(_accept, self._unix, self._serve_supervisor)
+        _start_thread(self._look)
+
+    def meet(self, addresses: Mapping[str, Address]) -> None:
+        """Learn the keepers of the run by node (this one among them or not). Nothing is handed out before."""
+        self._peers.meet(addresses)
+
+    def close(self) -> None:
+        """Answer nobody any more. The memories go with the last reference to the keeper and to them."""
+        self._closed.set()
+        for listener in (self._tcp, self._unix):
+            listener.shutdown(socket.SHUT_RDWR)  # or who waits in accept would wait on
+            listener.close()
+
+    def hand_out(self, key: Key) -> KeptMemory:
+        """Memory for a rank that is placed on this node, with the newest snapshots that the whole gang can go on from.
+
+        It is a new one each time: a rank of an earlier attempt that comes back to life writes where nobody reads.
+        """
+        if not self._peers.wait_until_met(MEET_SECONDS):
+            logger.warning("the keepers have not met within %.0f s; snapshots stay on this node", MEET_SECONDS)
+        answers = self._peers.ask_all({"ask": "survey", "world_size": key.world_size, "claimed": key.rank})
+        held = {node: {int(rank): steps for rank, steps in told["held"].items()} for node, told in answers.items()}
+        self.store.keep_size(key.world_size)
+        memory = KeptMemory()
+        memory.want_copies(min(1, len(self._peers.nodes)))
+        for step in common_steps(key.world_size, [self.store.held(key.world_size), *held.values()], SLOTS):
+            holders = [node for node in held if step in held[node].get(key.rank, ())]
+            if not self._fill(memory, key, step, holders):
+                logger.warning("step %d of rank %d was held, but could not be brought here", step, key.rank)
+        self.store.own(key, memory)
+        return memory
+
+    def _fill(self, memory: KeptMemory, key: Key, step: int, nodes: list[str]) -> bool:
+        picked = self.store.find(key, step)
+        if picked is not None and picked.copy_to(memory):
+            return True
+        return any(self._get(memory, key, step, node) for node in nodes)
+
+    def _get(self, memory: KeptMemory, key: Key, step: int, node: str) -> bool:
+        try:
+            with self._peers.connect(node) as sock:
+                send_frame(sock, {"ask": "get", **key._asdict(), "step": step})
+                described = receive_frame(sock)
+                return described is not None and "step" in described and receive_snapshot(sock, memory, described)
+        except OSError as error:
+            self._peers.lost(node, error)
+            return False
+
+    # ---- threads
+
+    def _look(self) -> None:
+        os.nice(_NICENESS)  # of this thread alone: the ranks need the cores more
+        while not self._closed.wait(LOOK_SECONDS if self._peers.nodes else LONE_LOOK_SECONDS):
+            self._copier.look()
+            self._on_look()
+        self._copier.close()
+
+    def _serve_supervisor(self, sock: socket.socket) -> None:
+        if not is_own_user(sock):
+            return
+        request = receive_frame(sock)
+        if request is not None and self._knows(request):
+            memory = self.hand_out(Key(request["rank"], request["world_size"]))
+            socket.send_fds(sock, [b"m"], [memory.fd])
+
+    def _serve_peer(self, sock: socket.socket) -> None:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        limit_stalls(sock)
+        first = receive_frame(sock)
+        if first is None or not self._knows(first):
+            return
+        idle = select.poll()
+        idle.register(sock, select.POLLIN)
+        while not self._closed.is_set():
+            idle.poll()  # a holder of copies may hear nothing for long
+            frame = receive_frame(sock)
+            if frame is None:
+                return
+            self._answer(sock, frame)
+
+    def _answer(self, sock: socket.socket, frame: Frame) -> None:
+        if frame["ask"] == "survey":
+            send_frame(sock, self._survey(frame["world_size"], frame["claimed"]))
+            return
+        key = Key(frame["rank"], frame["world_size"])
+        if frame["ask"] == "put":
+            self._take_copy(sock, key, frame)
+        elif frame["ask"] == "get":
+            picked = self.store.find(key, frame["step"])
+            send_frame(sock, describe(picked) if picked is not None else {})
+            if picked is not None:
+                send_snapshot(sock, picked)
+        elif frame["ask"] == "forget":
+            self.store.forget_after(key, frame["after"])
+            send_frame(sock, {})
+        elif frame["ask"] == "drop":
+            self.store.drop(key, but_copy=frame["holder"] == self._peers.node)
+            send_frame(sock, {})
+        else:
+            raise ConnectionError(f"an unknown question: {frame['ask']}")
+
+    def _survey(self, world_size: int, claimed: int | None) -> Frame:
+        """What is held here, and of which ranks the memory is owned. claimed: a rank that is on another node now."""
+        if claimed is not None:
+            self.store.leave(Key(claimed, world_size))
+            self.store.keep_size(world_size)
+        owned = [key.rank for key in self.store.owned() if key.world_size == world_size]
+        return {"held": self.store.held(world_size), "owned": owned}
+
+    def _take_copy(self, sock: socket.socket, key: Key, described: Frame) -> None:
+        if os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) < _NICENESS:
+            os.nice(_NICENESS)  # of this thread alone
+        memory = self.store.copy(key)
+        has_room = (
+            memory.size == described["size"] or described["size"] <= LARGEST_SHARE_OF_MEMORY * free_memory_bytes()
+        )
+        send_frame(sock, {"go": has_room})
+        if has_room:
+            with memory.receiving:
+                receive_snapshot(sock, memory, described)
+
+    def _knows(self, frame: Frame) -> bool:
+        return hmac.compare_digest(str(frame.get("token")).encode(), self._token.encode())
+
+
+def _start_thread(target: Callable[..., None], *arguments: object) -> None:
+    threading.Thread(target=target, args=arguments, name=f"keeper{target.__name__}", daemon=True).start()
+
+
+def _accept(listener: socket.socket, serve: Callable[[socket.socket], None]) -> None:
+    """Serve each connection in a thread of its own, until the listener is closed."""
+    while True:
+        try:
+            sock, _ = listener.accept()
+        except OSError as error:
+            logger.debug("the keeper listens no more: %s", error)
+            return
+        _start_thread(_serve_one, sock, serve)
+
+
+def _serve_one(sock: socket.socket, serve: Callable[[socket.socket], None]) -> None:
+    with sock:
+        try:
+            serve(sock)
+        except OSError as error:
+            logger.debug("a connection to the keeper ended: %s", error)

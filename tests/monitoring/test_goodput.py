@@ -1,0 +1,214 @@
+"""Where the time of made-up runs went."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from monitoring.goodput import CAUSES, Goodput, goodput
+from monitoring.history import Fence
+from monitoring.journal import Record
+from tests.monitoring.journals import start, step
+
+
+def at(time: float, record: Record) -> Record:
+    return {**record, "time": time}
+
+
+def event(name: str, time: float, attempt: int = 1, **fields: Any) -> Record:
+    return {"event": name, "attempt": attempt, "time": time, **fields}
+
+
+def one_second(number: int, time: float, attempt: int = 1) -> Record:
+    """A step of a second, a tenth of it for its data."""
+    return step(number, attempt, time=time, step_seconds=1.0, data_wait_seconds=0.1)
+
+
+def told(spent: Goodput) -> dict[str, float]:
+    assert sum(spent.seconds.values()) == pytest.approx(spent.wall_seconds)
+    return {cause: round(seconds, 6) for cause, seconds in spent.seconds.items() if abs(seconds) > 1e-9}
+
+
+def test_goodput_undisturbed_run_by_cause() -> None:
+    records = [
+        at(103.0, start(load_seconds=0.5)),
+        *[one_second(i, 103.0 + i) for i in range(1, 6)],
+        event("eval", 110.0, step=5, seconds=2.0),
+        event("checkpoint", 110.5, step=5, seconds=5.0, stall_seconds=0.3),
+        event("end", 111.0, status="finished", step=5),
+    ]
+    spent = goodput(records, Fence({1: 100.0}))
+    assert told(spent) == {
+        **{"steps": 4.5, "data_wait": 0.5, "evaluation": 2.0, "save_stalls": 0.3},
+        **{"load": 0.5, "init": 2.5, "other": 0.7},
+    }
+    assert spent.ratio == pytest.approx(4.5 / 11)
+    assert (spent.wall_seconds, spent.steps, spent.replayed_steps, spent.failures) == (11.0, 5, 0, ())
+    assert spent.world_sizes == (2,)
+
+
+def failing_run() -> list[Record]:
+    return [
+        at(101.0, start()),
+        *[one_second(i, 101.0 + i) for i in range(1, 6)],
+        event("rank_dead", 107.2, rank=1, node="n", reason="killed by signal 9", kind="signal", detected_seconds=0.1),
+        at(107.7, start(2, 3)),
+        *[one_second(i, 105.0 + i, 2) for i in range(4, 7)],
+        event("restart", 109.1, 2, seconds=2.0, resumed_step=3),
+        event("end", 111.0, 2, status="finished", step=6),
+    ]
+
+
+def test_goodput_rank_killed_detection_recovery_and_replay() -> None:
+    spent = goodput(failing_run(), Fence({1: 100.0, 2: 107.15}))
+    assert told(spent) == {
+        # Steps 4 and 5 of the first attempt, and the second from its last record to 0.1 s before the word.
+        **{"steps": 5.4, "data_wait": 0.6, "replayed": 3.0, "init": 1.0, "detection": 0.1, "recovery": 0.6},
+        "other": 0.3,
+    }
+    assert spent.replayed_steps == 2
+    [failure] = spent.failures
+    assert (failure.attempt, failure.kind, failure.rank, failure.node, failure.step) == (1, "signal", 1, "n", 5)
+    assert failure.detection_seconds == pytest.approx(0.1)
+    assert failure.recovery_seconds == pytest.approx(1.9)
+    assert failure.replayed_steps == 2
+
+
+def test_goodput_without_the_moment_of_the_failure_detection_goes_from_the_last_record() -> None:
+    records = [{key: value for key, value in record.items() if key != "detected_seconds"} for record in failing_run()]
+    spent = goodput(records, Fence({1: 100.0, 2: 107.15}))
+    assert told(spent)["detection"] == pytest.approx(1.1)
+    assert told(spent)["replayed"] == 2.0
+
+
+def test_goodput_what_an_outrun_attempt_wrote_changes_nothing() -> None:
+    fence = Fence({1: 100.0, 2: 107.15}, {2: 3})
+    late = [one_second(i, 101.5 + i) for i in range(6, 30)]
+    assert goodput([*failing_run(), *late], fence) == goodput(failing_run(), fence)
+
+
+def test_goodput_driver_killed_is_a_failure_without_a_word() -> None:
+    records = [at(100.0, start()), one_second(1, 101.0), at(121.0, start(2, 0)), one_second(1, 122.0, 2)]
+    spent = goodput(records, Fence({1: 100.0, 2: 120.0}))
+    assert told(spent) == {"steps": 0.9, "data_wait": 0.1, "replayed": 1.0, "recovery": 20.0}
+    [failure] = spent.failures
+    assert (failure.kind, failure.recovery_seconds, failure.replayed_steps) == ("silence", 21.0, 1)
+    # Its successor, which has not written yet, tells of it too.
+    assert [f.kind for f in goodput(records[:2], Fence({1: 100.0, 2: 120.0})).failures] == ["silence"]
+
+
+def test_goodput_supervisor_killed_waits_for_room_and_attempts_that_never_trained() -> None:
+    records = [
+        at(100.0, start()),
+        one_second(1, 101.0),
+        event("resize", 108.0, from_world=2, to_world=1, step=1),  # it goes on smaller, which nobody asked for
+        event("gang_restart", 108.0, kind="supervisor", reason="lost", after_seconds=5.0),
+        event("rank_dead", 110.0, 2, rank=0, node="n", reason="died at once", kind="signal"),
+        at(115.0, start(3, 1)),
+        one_second(2, 116.0, 3),
+    ]
+    spent = goodput(records, Fence({1: 100.0, 2: 109.0, 3: 112.0}))
+    assert told(spent) == {"steps": 1.8, "data_wait": 0.2, "detection": 2.0, "waiting": 5.0, "recovery": 7.0}
+    assert [(failure.attempt, failure.reason) for failure in spent.failures] == [(1, "lost"), (2, "died at once")]
+    assert spent.failures[0].recovery_seconds == pytest.approx(13.0)
+
+
+def test_goodput_stop_on_request_is_no_time_of_the_run_and_a_resize_is() -> None:
+    stopped = [at(100.0, start()), one_second(1, 101.0), event("end", 102.0, status="stopped", step=1)]
+    again = [at(1003.0, start(2, 1)), one_second(2, 1004.0, 2)]
+    spent = goodput([*stopped, *again], Fence({1: 100.0, 2: 1000.0}))
+    assert told(spent) == {"steps": 1.8, "data_wait": 0.2, "init": 3.0, "other": 1.0}
+    assert (spent.wall_seconds, spent.failures) == (6.0, ())
+
+    restarted = event("gang_restart", 950.0, kind="made_way", reason="the gang made way", after_seconds=848.0)
+    resized = [*stopped[:2], event("resize", 950.0, from_world=2, to_world=1, step=1), restarted]
+    after = [at(1003.0, start(2, 1, world_size=1)), one_second(2, 1004.0, 2)]
+    spent = goodput([*resized, *after], Fence({1: 100.0, 2: 1000.0}))
+    assert told(spent)["resize"] == 902.0
+    assert (spent.resizes, spent.failures, spent.world_sizes) == (((2, 1),), (), (2, 1))
+
+
+def test_goodput_preemption_is_no_stop_and_no_failure() -> None:
+    records = [
+        at(100.0, start()),
+        event("end", 102.0, status="stopped", step=1),
+        event("gang_restart", 102.5, kind="preemption", reason="drained"),
+        at(110.0, start(2, 1)),
+    ]
+    spent = goodput(records, Fence({1: 100.0, 2: 109.0}))
+    assert told(spent) == {"other": 2.0, "resize": 8.0}
+    assert spent.failures == ()
+
+
+def test_goodput_run_that_gave_up_waits_for_someone_to_start_it_again() -> None:
+    records = [
+        at(100.0, start()),
+        one_second(1, 101.0),
+        event("rank_dead", 102.0, rank=0, node="n", reason="boom"),
+        event("end", 103.0, status="failed", step=1),
+        at(502.0, start(2, 1)),
+    ]
+    spent = goodput(records, Fence({1: 100.0, 2: 500.0}))
+    assert told(spent) == {
+        **{"steps": 0.9, "data_wait": 0.1, "detection": 1.0, "recovery": 1.0, "waiting": 397.0, "init": 2.0},
+    }
+    assert [failure.reason for failure in spent.failures] == ["boom"]
+    over = goodput(records[:4], Fence({1: 100.0}))
+    assert told(over) == {"steps": 0.9, "data_wait": 0.1, "detection": 1.0, "recovery": 1.0}
+
+
+def test_goodput_counts_what_was_left_out() -> None:
+    records = [
+        at(100.0, start()),
+        event("excluded", 100.0, start=4, end=6, shard="a", reason="cut"),
+        event("bad_numbers", 100.0, step=3, what="loss", value=None, action="skip", excluded=[[6, 8]]),
+        event("checkpoint_failed", 100.0, step=3, reason="disk full"),
+    ]
+    spent = goodput(records)
+    assert (spent.excluded_sequences, spent.bad_steps, spent.failed_saves) == (2, 1, 1)
+    assert (spent.ratio, spent.wall_seconds) == (None, 0.0)
+    assert goodput([], Fence({1: 100.0})).wall_seconds == 0.0
+    assert goodput([]).seconds == dict.fromkeys(CAUSES, 0.0)
+
+
+times = st.floats(0.0, 100.0)
+seconds = st.floats(-1.0, 20.0)
+
+
+@st.composite
+def any_record(draw: st.DrawFn) -> Record:
+    attempt, time, number = draw(st.integers(1, 5)), draw(times), draw(st.integers(1, 9))
+    match draw(st.sampled_from(["step", "start", "eval", "checkpoint", "rank_dead", "gang_restart", "restart", "end"])):
+        case "step":
+            return step(number, attempt, time=time, step_seconds=draw(seconds), data_wait_seconds=draw(seconds))
+        case "start":
+            return start(attempt, number - 1, time=time, load_seconds=draw(seconds))
+        case "end":
+            return event("end", time, attempt, status=draw(st.sampled_from(["finished", "stopped", "failed"])))
+        case "gang_restart":
+            return event("gang_restart", time, attempt, kind="node", reason="", after_seconds=draw(seconds))
+        case "rank_dead":
+            return event("rank_dead", time, attempt, rank=0, node="n", reason="", detected_seconds=draw(seconds))
+        case name:
+            return event(name, time, attempt, step=number, seconds=draw(seconds))
+
+
+@given(st.lists(any_record(), max_size=30), st.dictionaries(st.integers(1, 6), times, max_size=6))
+def test_goodput_any_journal_no_cause_is_negative_and_the_sum_is_the_wall_time(
+    records: list[Record], taken: dict[int, float]
+) -> None:
+    spent = goodput(records, Fence(taken))
+    assert all(amount >= 0.0 for amount in spent.seconds.values())
+    assert sum(spent.seconds.values()) == pytest.approx(spent.wall_seconds)
+    assert spent.ratio is None or 0.0 <= spent.ratio <= 1.0
+    kept = [record for record in records if Fence(taken).lets_pass(record)]
+    if kept and not any(record.get("event") == "end" for record in kept):  # then no time is left out
+        first = {n: min(r["time"] for r in kept if r["attempt"] == n) for n in {r["attempt"] for r in kept}}
+        began = min((first | taken).values())
+        assert spent.wall_seconds == pytest.approx(max(0.0, max(r["time"] for r in kept) - began))
+    for failure in spent.failures:
+        assert failure.detection_seconds >= 0.0
+        assert failure.recovery_seconds is None or failure.recovery_seconds >= 0.0

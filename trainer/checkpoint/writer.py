@@ -1,0 +1,46 @@
+"""The background thread of a save."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TypeVar
+
+from data_shards.errors import DataError
+from trainer.checkpoint.save import SaveResult, SaveTask, save_checkpoint
+
+_Result = TypeVar("_Result")
+_logger = logging.getLogger(__name__)
+
+
+def start_save(task: SaveTask) -> Future[SaveResult]:
+    """Save in the background; the future has the result, or what `save_checkpoint` raised."""
+    return _in_background(lambda: save_checkpoint(task))
+
+
+def start_removal(task: SaveTask) -> Future[None]:
+    """Remove in the background what a save that failed has left; a storage that refuses that too is only warned of."""
+
+    def remove() -> None:
+        try:
+            task.open().remove(task.folder)
+        except (OSError, DataError) as error:
+            _logger.warning("%s of a save that failed is still there: %s", task.folder, error)
+
+    return _in_background(remove)
+
+
+def _in_background(work: Callable[[], _Result]) -> Future[_Result]:
+    """A daemon thread, unlike those of an executor, does not hold up the end of the process: storage may hang."""
+    future: Future[_Result] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:  # noqa: BLE001  it is raised again by whoever asks for the result
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="checkpoint", daemon=True).start()
+    return future
