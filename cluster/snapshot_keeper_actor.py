@@ -76,6 +76,7 @@ class SnapshotKeepers:
     """The keepers of a run, as its driver has them: they end with it, also if it is killed."""
 
     def __init__(self, name: str, token: str, is_local: bool) -> None:
+        """name: the run's; token: its secret; is_local: all nodes are this machine, none need listen beyond it."""
         host = "127.0.0.1" if is_local else ray.util.get_node_ip_address()
         self._cord = Cord(host, MOST_KEEPERS)
         self._arguments = {"name": name, "token": token, "is_local": is_local, "driver": self._cord.address}
@@ -164,16 +165,6 @@ class SnapshotKeepers:
                 if isinstance(error, ray.exceptions.ActorDiedError):
                     dead.append(node_id)
         return dead
-
-
-def start_keepers(name: str, token: str, is_local: bool) -> SnapshotKeepers:
-    """A keeper on every node of the cluster that this process has joined. `cover_nodes` again before each gang.
-
-    name: the run's; token: its secret; is_local: all nodes are this machine, and nothing needs to listen beyond it.
-    """
-    keepers = SnapshotKeepers(name, token, is_local)
-    keepers.cover_nodes()
-    return keepers
 
 
 def fetch_snapshot_memory(token: str, nodes: list[str], rank: int, world_size: int) -> int | None:

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from cluster.chaos.process_table import read_parents
 from data_shards.dataset import Dataset
 from data_shards.prepare import prepare
 from data_shards.verify import verify
@@ -63,18 +64,6 @@ def ray_cluster(nodes: int) -> Iterator[Any]:
         cluster.shutdown()
 
 
-def parents() -> dict[int, int]:
-    """Each process's parent."""
-    found = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            after_name = path.read_text().rpartition(")")[2].split()
-        except OSError:  # it has ended meanwhile
-            continue
-        found[int(path.parent.name)] = int(after_name[1])
-    return found
-
-
 def descends(pid: int, ancestor: int, parent: dict[int, int]) -> bool:
     while pid in parent and pid != ancestor:
         pid = parent[pid]
@@ -91,7 +80,7 @@ def title(pid: int) -> str:
 
 def workers_of(ancestor: int) -> list[int]:
     """The processes below `ancestor` that are at work on a unit."""
-    parent = parents()
+    parent = read_parents()
     return [pid for pid in parent if title(pid).startswith("ray::run_unit") and descends(pid, ancestor, parent)]
 
 
