@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from cluster.chaos.process_table import read_parents
 from monitoring.journal import last_values
 from tests.end_to_end.headrace import (
     events,
@@ -21,7 +22,7 @@ from tests.end_to_end.headrace import (
     steps,
     wait_until,
 )
-from tests.end_to_end.test_prepare import descends, parents, ray_cluster
+from tests.end_to_end.test_prepare import descends, ray_cluster
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(280)]
 
@@ -48,7 +49,7 @@ def family(pid: int, parent: dict[int, int]) -> list[int]:
 
 def kill_node_of_a_rank(cluster: Any, name: str) -> None:
     """SIGKILL every process of a node that a rank is on, and is not the head: nothing of its memory is left."""
-    parent = parents()
+    parent = read_parents()
     for node in cluster.worker_nodes:
         raylet = node.all_processes["raylet"][0].process.pid
         processes = family(raylet, parent)
