@@ -67,7 +67,7 @@ def supervise_on_ray(config: dict[str, Any]) -> None:
     rank, address = context.get_world_rank(), ray.util.get_node_ip_address()
     node_id = ray.get_runtime_context().get_node_id()
     folder.write_place(Place(rank, node_id, address, os.getpid()))
-    snapshot_fd = fetch_snapshot_memory(spec.token, config["keeper_nodes"], rank, context.get_world_size())
+    memory = fetch_snapshot_memory(spec.token, config["keeper_nodes"], rank, context.get_world_size())
     try:
         outcome = supervise(
             spec,
@@ -80,7 +80,7 @@ def supervise_on_ray(config: dict[str, Any]) -> None:
             local_rank=context.get_local_rank(),
             local_world_size=context.get_local_world_size(),
             raylet_pid=os.getppid(),
-            snapshot_fd=snapshot_fd,
+            memory=memory,
             # Again and again, since Ray sets a name of its own with each call to the worker.
             on_tick=lambda: ray._raylet.setproctitle(f"headrace: supervisor {rank} of {spec.name}"),
         )

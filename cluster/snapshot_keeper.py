@@ -15,9 +15,9 @@ import socket
 import threading
 from collections.abc import Callable, Mapping
 
-from cluster.snapshot_keeper_client import is_own_user, socket_name
+from cluster.snapshot_keeper_client import MOST_FDS, is_own_user, socket_name
 from cluster.snapshot_keeper_copier import Copier
-from cluster.snapshot_keeper_holders import common_steps
+from cluster.snapshot_keeper_holders import HeldBySize, common_steps, newest_of_other_sizes
 from cluster.snapshot_keeper_memory import KeptMemory
 from cluster.snapshot_keeper_peers import Address, Peers
 from cluster.snapshot_keeper_store import Key, SnapshotStore
@@ -80,30 +80,54 @@ class Keeper:
             listener.shutdown(socket.SHUT_RDWR)  # or who waits in accept would wait on
             listener.close()
 
-    def hand_out(self, key: Key) -> KeptMemory:
+    def hand_out(self, key: Key) -> list[KeptMemory]:
         """Memory for a rank that is placed on this node, with the newest snapshots that the whole gang can go on from.
 
         It is a new one each time: a rank of an earlier attempt that comes back to life writes where nobody reads.
+        Where a gang of another size has newer snapshots, those of each of its ranks follow.
         """
         if not self._peers.wait_until_met(MEET_SECONDS):
             logger.warning("the keepers have not met within %.0f s; snapshots stay on this node", MEET_SECONDS)
         answers = self._peers.ask_all({"ask": "survey", "world_size": key.world_size, "claimed": key.rank})
-        held = {node: {int(rank): steps for rank, steps in told["held"].items()} for node, told in answers.items()}
-        self.store.keep_size(key.world_size)
+        held = {node: _with_numbers(told["held"]) for node, told in answers.items()}
+        held[self._peers.node] = self.store.held()
+        self.store.leave_other_sizes(key.world_size)
         memory = KeptMemory()
         memory.want_copies(min(1, len(self._peers.nodes)))
-        for step in common_steps(key.world_size, [self.store.held(key.world_size), *held.values()], SLOTS):
-            holders = [node for node in held if step in held[node].get(key.rank, ())]
-            if not self._fill(memory, key, step, holders):
-                logger.warning("step %d of rank %d was held, but could not be brought here", step, key.rank)
+        steps = common_steps(key.world_size, [sizes.get(key.world_size, {}) for sizes in held.values()], SLOTS)
+        for step in steps:
+            self._fill(memory, key, step, held)
         self.store.own(key, memory)
-        return memory
+        return [memory, *self._former(key.world_size, max(steps, default=-1), held)]
 
-    def _fill(self, memory: KeptMemory, key: Key, step: int, nodes: list[str]) -> bool:
+    def _former(self, world_size: int, newest: int, held: Mapping[str, HeldBySize]) -> list[KeptMemory]:
+        """The snapshots of each rank of a gang of another size, where those are newer than `newest`."""
+        found = newest_of_other_sizes(world_size, list(held.values()))
+        if found is None or found[1] <= newest:
+            return []
+        return self.store.gathered(*found, lambda: self._gather(*found, held))
+
+    def _gather(self, size: int, step: int, held: Mapping[str, HeldBySize]) -> list[KeptMemory]:
+        memories: list[KeptMemory] = []
+        for rank in range(size):
+            memory = KeptMemory()
+            memories.append(memory)
+            is_filled = self._fill(memory, Key(rank, size), step, held)
+            needed = (size - 1 - rank) * memory.size // SLOTS
+            if not is_filled or needed > LARGEST_SHARE_OF_MEMORY * free_memory_bytes() or size >= MOST_FDS:
+                logger.warning("the snapshots of the former %d ranks cannot all be brought here", size)
+                return []
+        return memories
+
+    def _fill(self, memory: KeptMemory, key: Key, step: int, held: Mapping[str, HeldBySize]) -> bool:
         picked = self.store.find(key, step)
         if picked is not None and picked.copy_to(memory):
             return True
-        return any(self._get(memory, key, step, node) for node in nodes)
+        nodes = [node for node in held if step in held[node].get(key.world_size, {}).get(key.rank, ())]
+        if any(self._get(memory, key, step, node) for node in nodes if node != self._peers.node):
+            return True
+        logger.warning("step %d of rank %d of %d was held, but could not be brought here", step, *key)
+        return False
 
     def _get(self, memory: KeptMemory, key: Key, step: int, node: str) -> bool:
         try:
@@ -129,8 +153,8 @@ class Keeper:
             return
         request = receive_frame(sock)
         if request is not None and self._knows(request):
-            memory = self.hand_out(Key(request["rank"], request["world_size"]))
-            socket.send_fds(sock, [b"m"], [memory.fd])
+            memories = self.hand_out(Key(request["rank"], request["world_size"]))
+            socket.send_fds(sock, [b"m"], [memory.fd for memory in memories])
 
     def _serve_peer(self, sock: socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -162,6 +186,9 @@ class Keeper:
         elif frame["ask"] == "forget":
             self.store.forget_after(key, frame["after"])
             send_frame(sock, {})
+        elif frame["ask"] == "keep size":
+            self.store.keep_size(key.world_size)
+            send_frame(sock, {})
         elif frame["ask"] == "drop":
             self.store.drop(key, but_copy=frame["holder"] == self._peers.node)
             send_frame(sock, {})
@@ -172,9 +199,9 @@ class Keeper:
         """What is held here, and of which ranks the memory is owned. claimed: a rank that is on another node now."""
         if claimed is not None:
             self.store.leave(Key(claimed, world_size))
-            self.store.keep_size(world_size)
+            self.store.leave_other_sizes(world_size)
         owned = [key.rank for key in self.store.owned() if key.world_size == world_size]
-        return {"held": self.store.held(world_size), "owned": owned}
+        return {"held": self.store.held(), "owned": owned}
 
     def _take_copy(self, sock: socket.socket, key: Key, described: Frame) -> None:
         if os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) < _NICENESS:
@@ -190,6 +217,11 @@ class Keeper:
 
     def _knows(self, frame: Frame) -> bool:
         return hmac.compare_digest(str(frame.get("token")).encode(), self._token.encode())
+
+
+def _with_numbers(held: Mapping[str, Mapping[str, list[int]]]) -> HeldBySize:
+    """What came as JSON, whose keys are texts."""
+    return {int(size): {int(rank): steps for rank, steps in ranks.items()} for size, ranks in held.items()}
 
 
 def _start_thread(target: Callable[..., None], *arguments: object) -> None:

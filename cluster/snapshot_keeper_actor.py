@@ -16,6 +16,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster import processes
 from cluster.driver_cord import Cord, hold_on
+from cluster.rank_memory import RankMemory
 from cluster.snapshot_keeper import Keeper
 from cluster.snapshot_keeper_client import take_snapshot_memory
 from cluster.snapshot_keeper_peers import Address
@@ -167,12 +168,11 @@ class SnapshotKeepers:
         return dead
 
 
-def fetch_snapshot_memory(token: str, nodes: list[str], rank: int, world_size: int) -> int | None:
-    """In a worker: a descriptor of its rank's memory, with the newest snapshots that the gang can go on from.
+def fetch_snapshot_memory(token: str, nodes: list[str], rank: int, world_size: int) -> RankMemory:
+    """In a worker: its rank's memory, with the newest snapshots that the gang can go on from.
 
-    nodes: those that have a keeper. None where this node has no keeper; the supervisor then makes memory of its own.
+    nodes: those that have a keeper. Where this node has no keeper, it is memory that goes with this process.
     """
     node_id = ray.get_runtime_context().get_node_id()
-    if node_id not in nodes:
-        return None
-    return take_snapshot_memory(token, node_id, rank, world_size, WAIT_SECONDS)
+    taken = take_snapshot_memory(token, node_id, rank, world_size, WAIT_SECONDS) if node_id in nodes else None
+    return RankMemory() if taken is None else RankMemory(*taken)

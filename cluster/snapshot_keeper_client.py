@@ -15,6 +15,9 @@ logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = 0.05
 
+MOST_FDS = 240
+"""Descriptors that are handed out at once; the kernel passes 253, and a rank gets a few more."""
+
 ANSWER_SECONDS = 90.0
 """How long a keeper may take, which may bring a snapshot from another node first; less than a gang gathers."""
 
@@ -35,9 +38,12 @@ def is_own_user(sock: socket.socket) -> bool:
     return bool(uid == os.getuid())
 
 
-def take_snapshot_memory(token: str, node: str, rank: int, world_size: int, wait_seconds: float) -> int | None:
-    """A descriptor of the rank's memory from the keeper on this node; the caller closes it.
+def take_snapshot_memory(
+    token: str, node: str, rank: int, world_size: int, wait_seconds: float
+) -> tuple[int, list[int]] | None:
+    """A descriptor of the rank's memory from the keeper on this node; the caller closes it, and those that follow.
 
+    Others follow where a gang of another size has newer snapshots: those of each of its ranks, in their order.
     None, with a warning, where no keeper listens within `wait_seconds`, or it does not hand out.
     """
     deadline = time.monotonic() + wait_seconds
@@ -54,14 +60,14 @@ def take_snapshot_memory(token: str, node: str, rank: int, world_size: int, wait
             return None
 
 
-def _take(token: str, node: str, rank: int, world_size: int) -> int:
+def _take(token: str, node: str, rank: int, world_size: int) -> tuple[int, list[int]]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.settimeout(ANSWER_SECONDS)
         sock.connect(socket_name(token, node))
         if not is_own_user(sock):  # anyone may take the name, and is not to be shown the secret
             raise ConnectionError("another user's process listens in its place")
         send_frame(sock, {"token": token, "rank": rank, "world_size": world_size})
-        word, fds, _, _ = socket.recv_fds(sock, 1, 1)
+        word, fds, _, _ = socket.recv_fds(sock, 1, MOST_FDS)
         if not word or not fds:
             raise ConnectionError("the keeper closed the connection")
-        return fds[0]
+        return fds[0], fds[1:]

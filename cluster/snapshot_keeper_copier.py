@@ -31,6 +31,8 @@ class _Way:
     choice_began: float | None = None
     forgets: int = 0
     is_settled: bool = False
+    first_writes: int | None = None
+    is_only_size: bool = False
 
     def close(self) -> None:
         if self.connection is not None:
@@ -72,6 +74,7 @@ class Copier:
             self._peers.ask_all({"ask": "forget", **key._asdict(), "after": newest})
             self._store.forget_after(key, newest)
             way.forgets = numbers.forgets
+        self._leave_other_sizes(key, way, numbers.writes)
         picked = way.memory.find()
         if picked is None or picked.slot.version == numbers.acked:
             return
@@ -84,6 +87,18 @@ class Copier:
             if self._send(key, way, picked):
                 way.memory.acknowledge(picked.slot.version)
                 self._settle(key, way)
+
+    def _leave_other_sizes(self, key: Key, way: _Way, writes: int) -> None:
+        """After the second write nobody needs snapshots of gangs of other sizes.
+
+        A rank begins it when every rank's first is whole, and on another node where it is to be.
+        """
+        if way.first_writes is None:
+            way.first_writes = writes
+        if not way.is_only_size and writes > way.first_writes + 1:
+            self._peers.ask_all({"ask": "keep size", **key._asdict()})
+            self._store.keep_size(key.world_size)
+            way.is_only_size = True
 
     def _settle(self, key: Key, way: _Way) -> None:
         """After the first snapshot: what other keepers have of this rank can go."""

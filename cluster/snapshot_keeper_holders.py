@@ -7,6 +7,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 Held = Mapping[int, Collection[int]]
 """Steps of which somebody has a whole snapshot, by rank."""
 
+HeldBySize = Mapping[int, Held]
+"""The same by the size of the gang."""
+
 
 def choose_holders(node_of_rank: Mapping[int, str], nodes: Iterable[str]) -> dict[int, str]:
     """For each rank the node that holds a copy of its snapshots; the same on whichever node it is asked.
@@ -25,6 +28,16 @@ def choose_holders(node_of_rank: Mapping[int, str], nodes: Iterable[str]) -> dic
         holders[rank] = min(after, key=lambda node: load[node])
         load[holders[rank]] += 1
     return holders
+
+
+def newest_of_other_sizes(world_size: int, held_by_size: Sequence[HeldBySize]) -> tuple[int, int] | None:
+    """(size, step) of the newest snapshots that all ranks of a gang of another size than that one have, of equals of
+    the smallest; None where there are none. held_by_size: what each keeper has, by the gang's size."""
+    sizes = {size for held in held_by_size for size in held} - {world_size}
+    newest = {size: common_steps(size, [held.get(size, {}) for held in held_by_size], 1) for size in sizes}
+    return max(
+        ((size, steps[0]) for size, steps in newest.items() if steps), key=lambda one: (one[1], -one[0]), default=None
+    )
 
 
 def common_steps(world_size: int, held: Sequence[Held], most: int) -> list[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from cluster.snapshot_keeper_memory import KeptMemory, Picked
@@ -28,6 +28,8 @@ class SnapshotStore:
         self._owned: dict[Key, KeptMemory] = {}
         self._copies: dict[Key, KeptMemory] = {}
         self._left: dict[Key, KeptMemory] = {}
+        self._gathering = threading.Lock()
+        self._gathered: tuple[tuple[int, int], list[KeptMemory]] | None = None
 
     def owned(self) -> dict[Key, KeptMemory]:
         """The memories that ranks here write to."""
@@ -56,13 +58,12 @@ class SnapshotStore:
                 self._copies[key] = KeptMemory()
             return self._copies[key]
 
-    def held(self, world_size: int) -> dict[int, list[int]]:
-        """By rank of a gang of that size, the steps of which there is a whole snapshot, rising."""
-        steps: dict[int, set[int]] = {}
+    def held(self) -> dict[int, dict[int, list[int]]]:
+        """By the gang's size and the rank, the steps of which there is a whole snapshot, rising."""
+        steps: dict[int, dict[int, set[int]]] = {}
         for key, memory in self._all():
-            if key.world_size == world_size:
-                steps.setdefault(key.rank, set()).update(memory.steps())
-        return {rank: sorted(found) for rank, found in steps.items()}
+            steps.setdefault(key.world_size, {}).setdefault(key.rank, set()).update(memory.steps())
+        return {size: {rank: sorted(found) for rank, found in ranks.items()} for size, ranks in steps.items()}
 
     def find(self, key: Key, step: int) -> Picked | None:
         """A whole snapshot of that rank and step."""
@@ -76,13 +77,29 @@ class SnapshotStore:
         for memory in memories:
             memory.forget_after(step)
 
+    def leave_other_sizes(self, world_size: int) -> None:
+        """There is a gang of that size now: what ranks of others wrote here is only read."""
+        with self._lock:
+            for other in [other for other in self._owned if other.world_size != world_size]:
+                self._leave(other)
+
     def keep_size(self, world_size: int) -> None:
-        """Let go of the snapshots of gangs of other sizes: no rank of this one can read them, and a later gang of the
-        other size must not, since the run has gone on without it."""
+        """Let go of the snapshots of gangs of other sizes: that of this size has newer ones."""
         with self._lock:
             for parts in (self._owned, self._copies, self._left):
                 for other in [other for other in parts if other.world_size != world_size]:
                     del parts[other]
+            self._gathered = None
+
+    def gathered(self, size: int, step: int, gather: Callable[[], list[KeptMemory]]) -> list[KeptMemory]:
+        """The snapshots of one step of all ranks of a former gang, which the ranks here have in common.
+
+        gather: brings them here, the first time.
+        """
+        with self._gathering:
+            if self._gathered is None or self._gathered[0] != (size, step):
+                self._gathered = ((size, step), gather())
+            return self._gathered[1]
 
     def drop(self, key: Key, but_copy: bool) -> None:
         """Let go of what is held of a rank beside its own node and one other: what it left here, and a copy, unless

@@ -13,6 +13,7 @@ from cluster.fence import Fence
 from cluster.gang_journal import GangJournal
 from cluster.messages import Dead, Done, Down, Finish, Hello, Message, Moving, Start, Stop, Stuck
 from cluster.policy import Death, Diagnosis, GiveUp
+from cluster.rank_memory import RankMemory
 from cluster.rank_process import GOOD_STATUSES, RankProcess
 from cluster.rank_watch import RankWatch
 from cluster.spec import GangFailed, GangSpec, Outcome
@@ -33,7 +34,7 @@ class Supervision:
         place: dict[str, int],
         node: str,
         zygote: ZygoteClient,
-        snapshot_fd: int,
+        memory: RankMemory,
         on_tick: Callable[[], None],
     ) -> None:
         self._on_tick = on_tick
@@ -53,7 +54,7 @@ class Supervision:
         self._restarting = False  # until the first step is completed after a restart
         self._preload_death: Death | None = None
         self._raylet_fd: int | None = None
-        self._snapshot_fd = snapshot_fd
+        self._memory = memory
         self._watch = RankWatch(spec.hang_limits, self._fence, time.monotonic())
         self._outcome: Outcome | None = None
 
@@ -301,8 +302,7 @@ class Supervision:
             fds = {"journal": pipe.write_fd, "store": self.server.take_store(self._attempt).detach()}
         try:
             spec = {**self._spec.run_spec, **place}
-            memory = {"snapshot": self._snapshot_fd}
-            self._process = RankProcess(self._zygote, self._spec, self._node, spec, {**fds, **memory})
+            self._process = RankProcess(self._zygote, self._spec, self._node, spec, {**fds, **self._memory.fds()})
             self._selector.register(self._process.note_fd, selectors.EVENT_READ, self._on_note)
             self._waiting = False
         except ZygoteGoneError as error:
@@ -352,6 +352,7 @@ class Supervision:
     def _tick(self, now: float) -> None:
         assert self._connection is not None
         self._connection.tick(now)
+        self._memory.look()
         if self._process is not None and not self._process.reaped:
             self._watch_rank(self._process, now)
         if self._waiting and self._zygote is not None and now - self._zygote.started > self._spec.start_seconds:

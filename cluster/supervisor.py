@@ -6,7 +6,6 @@
 """
 
 import logging
-import os
 import socket
 import time
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from contextlib import ExitStack
 from cluster.connection import Connection
 from cluster.coordinator_server import CoordinatorServer
 from cluster.policy import Diagnosis
+from cluster.rank_memory import RankMemory
 from cluster.spec import GangFailed, GangSpec, Outcome
 from cluster.supervision import Supervision
 from cluster.zygote_client import ZygoteClient
@@ -41,7 +41,7 @@ def supervise(
     local_rank: int = 0,
     local_world_size: int = 1,
     raylet_pid: int | None = None,
-    snapshot_fd: int | None = None,
+    memory: RankMemory | None = None,
     take_attempt_number: Callable[[], int] | None = None,
     on_tick: Callable[[], None] = lambda: None,
 ) -> Outcome:
@@ -51,16 +51,16 @@ def supervise(
     called on all ranks, with the address at rank 0 and None elsewhere, and returns rank 0's address to all.
     host: the address of this machine at which the others reach it (used at rank 0); node: this machine's name in
     diagnoses; local_rank, local_world_size: index and number of the ranks on this machine; raylet_pid: a process of
-    this machine with whose death the rank is ended at once; snapshot_fd: memory for the rank's snapshots, which stays
-    the caller's; by default this process makes it, and it goes with the process; take_attempt_number: by default
+    this machine with whose death the rank is ended at once; memory: for the rank's snapshots, closed
+    here; by default this process makes it, and it goes with the process; take_attempt_number: by default
     numbers are taken in OUT_DIR/attempts; on_tick: called some ten times a second.
     """
     place = {"rank": rank, "world_size": world_size, "local_rank": local_rank, "local_world_size": local_world_size}
     with ExitStack() as stack:
-        memory_fd = os.memfd_create("headrace-snapshot") if snapshot_fd is None else os.dup(snapshot_fd)
-        stack.callback(os.close, memory_fd)
+        memory = memory or RankMemory()
+        stack.callback(memory.close)
         zygote = ZygoteClient(spec)  # it imports while the gang gathers
-        supervision = Supervision(spec, place, node or socket.gethostname(), zygote, memory_fd, on_tick)
+        supervision = Supervision(spec, place, node or socket.gethostname(), zygote, memory, on_tick)
         stack.callback(supervision.close)
         if rank == 0:
             take = take_attempt_number or (lambda: take_attempt(spec.out_path))

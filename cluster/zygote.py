@@ -11,6 +11,7 @@ with descriptors whose names they list:
     note       takes a line {"type", "message", "traceback"} of the exception that ended the rank
     heartbeat  the page (spec "heartbeat_fd")   snapshot   memory that outlives the rank (spec "snapshot_fd")
     journal, store   spec "journal_fd", "store_fd" (rank 0)
+    former0 and so on   spec "former_fds": the snapshots of a gang of another size, in the order of its ranks
 
 The rank runs `entry.main(spec)`, whose return value is its exit status. Beside the descriptors' numbers, spec gets
 "heartbeat": a `cluster.heartbeat.Heartbeat` over the page, its liveness thread started.
@@ -48,7 +49,7 @@ MAX_THREADS = 2
 FAREWELL_SECONDS = 10.0
 """How long a rank with a note waits to be killed."""
 
-_MAX_FDS = 16
+_MAX_FDS = 253  # the most that the kernel passes at once
 _TRACEBACK_CHARS = 20_000
 _SPEC_FDS = ("heartbeat", "snapshot", "journal", "store")
 
@@ -170,6 +171,7 @@ def run_rank(entry: ModuleType, fds: dict[str, int]) -> int:
         with os.fdopen(fds["spec"], "rb") as file:
             spec: dict[str, Any] = json.load(file)
         spec |= {f"{name}_fd": fds[name] for name in _SPEC_FDS if name in fds}
+        spec["former_fds"] = [fds[f"former{rank}"] for rank in range(len(fds)) if f"former{rank}" in fds]
         spec["heartbeat"] = Heartbeat(fds["heartbeat"])
         spec["heartbeat"].start_liveness()
         return int(entry.main(spec))

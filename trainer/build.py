@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -59,6 +59,7 @@ class RankSpec:
     attempt: int
     node: str
     snapshot_fd: int | None
+    former_fds: Sequence[int]
     local_world_size: int
 
 
@@ -88,6 +89,7 @@ def build_run(
         precision,
         engine,
         spec.snapshot_fd,
+        spec.former_fds,
         spec.local_world_size,
         emit,
         no_fault if faults is None else faults.at,

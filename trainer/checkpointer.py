@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +39,10 @@ WAIT_SECONDS = 0.05
 class Checkpointer:
     """Saves and restores one rank's part of a run. All ranks call `save`, `poll`, `finish` and `restore` together.
 
-    `snapshot_fd` is memory that outlives this rank, where it has a supervisor. `emit` writes the events of saves to
-    the journal; `at` is called in the background thread at the points of a save (see `checkpoint.save.At`).
+    `snapshot_fd` is memory that outlives this rank, where it has a supervisor, and behind `former_fds` are the
+    snapshots of all ranks of a gang of another size, where there was one (see `checkpoint.former`). `emit` writes the
+    events of saves to the journal; `at` is called in the background thread at the points of a save (see
+    `checkpoint.save.At`).
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Checkpointer:
         precision: str,
         engine: Any,
         snapshot_fd: int | None,
+        former_fds: Sequence[int],
         local_world_size: int,
         emit: Callable[[Mapping[str, Any]], None],
         at: At = no_fault,
@@ -77,17 +80,9 @@ class Checkpointer:
         self._saved_time = time.monotonic()
         self.skipped: tuple[tuple[str, str], ...] = ()
         """Newer checkpoints that the last restore passed over, each with the reason."""
-        identity = {
-            **self._settings,
-            "run_id": run_id,
-            "precision": precision,
-            "rank": dist.get_rank(),
-            "world_size": dist.get_world_size(),
-            "zero_stage": engine.zero_optimization_stage(),
-        }
-        self.snapshots = Snapshots(
-            snapshot_fd, config.checkpoint.snapshot_interval, identity, engine, local_world_size, attempt
-        )
+        whose = {**self._settings, "run_id": run_id, "precision": precision}
+        interval = config.checkpoint.snapshot_interval
+        self.snapshots = Snapshots(snapshot_fd, former_fds, interval, whose, engine, local_world_size, attempt)
 
     def due(self, step: int) -> bool:
         """Whether the interval in steps ends at this one, or a save that was put off can start."""

@@ -134,7 +134,8 @@ def _fault_points(spec: Mapping[str, Any]) -> FaultPoints | None:
 def _rank_spec(spec: Mapping[str, Any]) -> RankSpec:
     names = ("run_id", "dataset_fingerprint", "tags", "rank", "world_size", "attempt")
     config = RunConfig.model_validate(spec["config"])
-    memory = {"snapshot_fd": spec.get("snapshot_fd"), "local_world_size": spec.get("local_world_size", 1)}
+    memory = {"snapshot_fd": spec.get("snapshot_fd"), "former_fds": spec.get("former_fds", [])}
+    memory["local_world_size"] = spec.get("local_world_size", 1)
     node = spec.get("node") or socket.gethostname()
     return RankSpec(config=config, node=node, **memory, **{name: spec[name] for name in names})
 
@@ -145,8 +146,8 @@ def main(spec: Mapping[str, Any]) -> int:
 
     Args:
         spec: config, run_id, dataset_fingerprint, tags, rank, world_size, local_rank, attempt; perhaps device,
-            threads and faults; from a supervisor store_host, store_port, heartbeat, snapshot_fd, perhaps node, and on
-            rank 0 store_fd and journal_fd; from a launcher store (an object) and journal_path.
+            threads and faults; from a supervisor store_host, store_port, heartbeat, snapshot_fd, former_fds, perhaps
+            node, and on rank 0 store_fd and journal_fd; from a launcher store (an object) and journal_path.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     beat: Beat = spec["heartbeat"].beat if "heartbeat" in spec else no_beat

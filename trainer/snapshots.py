@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch.distributed
 
 from data_shards.loader import LoaderState
+from trainer.checkpoint.former import open_former
 from trainer.checkpoint.memory import NoteTooLongError, SnapshotMemory, copies_of, snapshot_bytes
 from trainer.engine_state import finish_restore, held_fragments, loss_scale_state
 from trainer.free_memory import LARGEST_SHARE_OF_MEMORY, free_memory_bytes
@@ -63,18 +66,27 @@ class Snapshots:
     def __init__(
         self,
         fd: int | None,
+        former_fds: Sequence[int],
         interval: int | str,
-        identity: Mapping[str, Any],
+        run_identity: Mapping[str, Any],
         engine: Any,
         local_world_size: int,
         attempt: int,
     ) -> None:
+        """fd: this rank's memory; former_fds: of a gang of another size, each rank's; run_identity: whose they are."""
         fragments = held_fragments(engine)
         elements = sum(fragment.length for fragment in fragments)
         self._memory: SnapshotMemory | None = None
+        run_key = hashlib.sha256(json.dumps(run_identity, sort_keys=True).encode()).hexdigest()
+        self._whose = {
+            "run_key": run_key,
+            "world_size": torch.distributed.get_world_size(),
+            "spans": [[fragment.name, fragment.start, fragment.length] for fragment in fragments],
+        }
         if fd is not None and interval != 0 and _fits(fd, snapshot_bytes(elements), local_world_size):
-            spans = [[fragment.name, fragment.start, fragment.length] for fragment in fragments]
-            self._memory = SnapshotMemory(fd, {**identity, "spans": spans}, elements)
+            identity = {**self._whose, "rank": torch.distributed.get_rank(), "stage": engine.zero_optimization_stage()}
+            self._memory = SnapshotMemory(fd, identity, elements)
+        self._former = open_former(former_fds, run_key)
         self._attempt = attempt
         self._asked = interval
         self._taken_step = 0
@@ -104,6 +116,7 @@ class Snapshots:
             return
         fragments = held_fragments(engine)
         note = {
+            **self._whose,
             "attempt": self._attempt,
             "tokens": place.tokens,
             "loader": place.loader.to_dict(),
@@ -144,9 +157,11 @@ class Snapshots:
         is_believed: whether what an attempt (its number) wrote of a step counts. A node that was cut off for a while
         may come back with snapshots of steps beyond one that a later attempt went back to.
         """
-        memory = self._memory
-        steps = memory.steps() if memory is not None else []
-        held = gather_to_first([step for step in steps if memory and is_believed(memory.note(step)["attempt"], step)])
+        memory, former = self._memory, self._former
+        attempts = {} if former is None else {former.step: former.note["attempt"]}
+        if memory is not None:
+            attempts |= {step: memory.note(step)["attempt"] for step in memory.steps()}
+        held = gather_to_first([step for step, attempt in attempts.items() if is_believed(attempt, step)])
         newest = None
         if held is not None:
             newest = max(set(held[0]).intersection(*held[1:]), default=None)
@@ -154,13 +169,19 @@ class Snapshots:
         return common
 
     def restore(self, engine: Any, step: int) -> Place:
-        """Go back to a snapshot that every rank holds."""
-        assert self._memory is not None
-        note = self._memory.read_into(step, held_fragments(engine))
-        self._memory.forget_after(step)
-        finish_restore(engine, note["updates"], note["loss_scale"])
+        """Go back to a snapshot that every rank holds, of its own or all of a former gang's."""
+        fragments = held_fragments(engine)
+        if self._memory is not None and step in self._memory.steps():
+            note: Mapping[str, Any] = self._memory.read_into(step, fragments)
+            updates = note["updates"]
+        else:
+            assert self._former is not None and self._former.step == step
+            note, updates = self._former.note, self._former.read_into(fragments)
+        self.forget_after(step)
+        self._former = None
+        finish_restore(engine, updates, note["loss_scale"])
         self._taken_step = step
-        logger.info("restored step %d from memory", step)
+        logger.info("restored step %d from memory of %d ranks", step, note["world_size"])
         return Place(step, note["tokens"], LoaderState.from_dict(note["loader"]))
 
 

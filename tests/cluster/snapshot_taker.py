@@ -31,8 +31,9 @@ def memory_of(fd: int, rank: int, elements: int = ELEMENTS) -> SnapshotMemory:
     return SnapshotMemory(fd, identity(rank), elements)
 
 
-def write(memory: SnapshotMemory, step: int, elements: int = ELEMENTS) -> None:
-    memory.write(step, {"step": step}, fragments(step, elements))
+def write(memory: SnapshotMemory, value: int, elements: int = ELEMENTS, at: int | None = None) -> None:
+    """Write a snapshot whose every value is that one; at: its step, by default the same number."""
+    memory.write(value if at is None else at, {"step": value}, fragments(value, elements))
 
 
 def values(memory: SnapshotMemory, step: int, elements: int = ELEMENTS) -> set[float]:
@@ -46,9 +47,9 @@ def values(memory: SnapshotMemory, step: int, elements: int = ELEMENTS) -> set[f
 def main(token: str, node: str, steps: int) -> None:
     """Take the memory of rank 0 of 1 and write."""
     torch.set_num_threads(1)
-    fd = take_snapshot_memory(token, node, 0, 1, 10.0)
-    assert fd is not None
-    memory = memory_of(fd, 0)
+    taken = take_snapshot_memory(token, node, 0, 1, 10.0)
+    assert taken is not None
+    memory = memory_of(taken[0], 0)
     step = 0
     while not steps or step < steps:
         step += 1

@@ -52,10 +52,10 @@ def start(token: str) -> Iterator[Start]:
 
 @contextmanager
 def taken(token: str, node: str, rank: int, world_size: int) -> Iterator[SnapshotMemory]:
-    fd = take_snapshot_memory(token, node, rank, world_size, 5.0)
-    assert fd is not None
-    memory = memory_of(fd, rank, SMALL)
-    os.close(fd)  # it stays mapped
+    taken = take_snapshot_memory(token, node, rank, world_size, 5.0)
+    assert taken is not None and taken[1] == []
+    memory = memory_of(taken[0], rank, SMALL)
+    os.close(taken[0])  # it stays mapped
     yield memory
 
 
@@ -82,10 +82,10 @@ def test_keeper_memory_outlives_its_killed_taker(token: str, start: Start) -> No
         assert process.stdout is not None and process.stdout.readline() == b"written\n"
         process.send_signal(signal.SIGKILL)
         process.wait(10.0)
-    fd = take_snapshot_memory(token, "a", 0, 1, 0.0)
-    assert fd is not None
-    memory = memory_of(fd, 0)
-    os.close(fd)
+    taken = take_snapshot_memory(token, "a", 0, 1, 0.0)
+    assert taken is not None
+    memory = memory_of(taken[0], 0)
+    os.close(taken[0])
     assert memory.steps() == [3, 4]
     assert values(memory, 3) == {3.0}
     assert values(memory, 4) == {4.0}
@@ -121,7 +121,7 @@ def test_keeper_lost_with_its_node_leaves_the_newest_snapshots_on_another(token:
         keep(moved, 4)
         keep(stayed, 4)
     keepers.pop("spare").close()
-    assert keepers["b"].store.held(2) == {0: [3, 4], 1: [3, 4]}
+    assert keepers["b"].store.held().get(2, {}) == {0: [3, 4], 1: [3, 4]}
 
 
 def test_keeper_gives_the_steps_that_all_ranks_can_go_back_to(token: str, start: Start) -> None:
@@ -142,12 +142,12 @@ def test_keeper_forgets_on_all_nodes_what_a_rank_forgot(token: str, start: Start
     key = Key(0, 1)
     with taken(token, "a", 0, 1) as memory:
         keep(memory, 5, 6)
-        assert keepers["b"].store.held(1) == {0: [5, 6]}
+        assert keepers["b"].store.held().get(1, {}) == {0: [5, 6]}
         memory.forget_after(5)
-        wait_until(lambda: keepers["b"].store.held(1) == {0: [5]})
+        wait_until(lambda: keepers["b"].store.held().get(1, {}) == {0: [5]})
         assert keepers["b"].store.find(key, 6) is None
         keep(memory, 6)
-        assert keepers["b"].store.held(1) == {0: [5, 6]}
+        assert keepers["b"].store.held().get(1, {}) == {0: [5, 6]}
 
 
 def test_keeper_without_anybody_left_to_hold_copies_does_not_keep_ranks_waiting(token: str, start: Start) -> None:
@@ -165,16 +165,51 @@ def test_keeper_lets_go_of_what_earlier_gangs_left(token: str, start: Start) -> 
         keep(memory, 1, 2)
     with taken(token, "c", 0, 1) as memory:  # the rank has moved
         keep(memory, 3)
-    held = {node: keeper.store.held(1) for node, keeper in keepers.items()}
+    held = {node: keeper.store.held().get(1, {}) for node, keeper in keepers.items()}
     # The owner, and the one that holds its copy; nobody else.
-    wait_until(lambda: sum(bool(keeper.store.held(1)) for keeper in keepers.values()) == 2)
+    wait_until(lambda: sum(bool(keeper.store.held().get(1, {})) for keeper in keepers.values()) == 2)
     assert held["c"] == {0: [2, 3]}
-    with taken(token, "a", 0, 2) as first, taken(token, "b", 1, 2) as second:  # another size
-        write(first, 1, SMALL)
-        write(second, 1, SMALL)
-        wait_until(lambda: all(keeper.store.held(1) == {} for keeper in keepers.values()))
-        wait_until(lambda: not first.awaits_copy and not second.awaits_copy)
-    assert all(len(keeper.store.held(2)) <= 2 for keeper in keepers.values())
+
+
+def test_keeper_hands_a_gang_of_another_size_the_snapshots_of_all_former_ranks(token: str, start: Start) -> None:
+    keepers = start("a", "b")
+    with taken(token, "a", 0, 2) as first, taken(token, "b", 1, 2) as second:
+        for step in (4, 5):
+            write(first, step, SMALL)
+            write(second, 100 + step, SMALL, at=step)
+            wait_until(lambda: not first.awaits_copy and not second.awaits_copy)
+    keepers.pop("a").close()
+    handed = take_snapshot_memory(token, "b", 0, 1, 5.0)
+    assert handed is not None
+    own_fd, former_fds = handed
+    former = [memory_of(fd, rank, SMALL) for rank, fd in enumerate(former_fds)]
+    own = memory_of(own_fd, 0, SMALL)
+    for fd in (own_fd, *former_fds):
+        os.close(fd)
+    assert own.steps() == []
+    assert [memory.steps() for memory in former] == [[5], [5]]
+    assert [values(memory, 5, SMALL) for memory in former] == [{5.0}, {105.0}]
+    # Until the new gang is known to have newer ones, they are there for whoever comes next.
+    keep(own, 6)
+    assert keepers["b"].store.held().keys() == {1, 2}
+    keep(own, 7)
+    wait_until(lambda: keepers["b"].store.held() == {1: {0: [6, 7]}})
+
+
+def test_keeper_hands_out_no_older_snapshots_of_another_size(token: str, start: Start) -> None:
+    start("a")
+    with taken(token, "a", 0, 1) as lone:
+        write(lone, 3, SMALL)
+    handed = take_snapshot_memory(token, "a", 0, 2, 5.0)
+    assert handed is not None and len(handed[1]) == 1
+    other = take_snapshot_memory(token, "a", 1, 2, 5.0)
+    assert other is not None and len(other[1]) == 1
+    for rank, fd in enumerate((handed[0], other[0])):
+        write(memory_of(fd, rank, SMALL), 4, SMALL)
+    with taken(token, "a", 0, 2) as first:  # no former one beside its own
+        assert first.steps() == [4]
+    for fd in (handed[0], *handed[1], other[0], *other[1]):
+        os.close(fd)
 
 
 def test_keeper_answers_nobody_without_the_secret(token: str, start: Start) -> None:
@@ -252,4 +287,4 @@ def test_keeper_whose_other_ranks_are_nowhere_copies_all_the_same(
     keepers = start("a", "b")
     with taken(token, "a", 0, 2) as memory:  # rank 1's keeper is lost
         keep(memory, 1)
-    assert keepers["b"].store.held(2) == {0: [1]}
+    assert keepers["b"].store.held().get(2, {}) == {0: [1]}

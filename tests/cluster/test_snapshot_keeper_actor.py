@@ -27,11 +27,11 @@ def cluster() -> Iterator[Any]:
 
 
 def has_memory(token: str, nodes: list[str]) -> bool:
-    """As a worker: whether there is memory for rank 0 of 1."""
-    fd = fetch_snapshot_memory(token, nodes, 0, 1)
-    if fd is not None:
-        os.close(fd)
-    return fd is not None
+    """As a worker: whether the keeper has memory for rank 0 of 1, which is known by its page of numbers."""
+    memory = fetch_snapshot_memory(token, nodes, 0, 1)
+    size = os.fstat(memory.fds()["snapshot"]).st_size
+    memory.close()
+    return size > 0
 
 
 def node_has_memory(node_id: str, token: str, nodes: list[str]) -> bool:

@@ -5,7 +5,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.snapshot_keeper_holders import choose_holders, common_steps
+from cluster.snapshot_keeper_holders import choose_holders, common_steps, newest_of_other_sizes
 
 NODES = st.sets(st.sampled_from("abcdefg"), min_size=1).map(sorted)
 
@@ -44,3 +44,13 @@ def test_common_steps_are_the_newest_that_somebody_holds_of_each_rank(
 ) -> None:
     whole = [step for step in range(10) if all(any(step in one.get(r, ()) for one in held) for r in range(world_size))]
     assert common_steps(world_size, held, most) == whole[-most:]
+
+
+def test_newest_of_other_sizes_is_whole_and_not_of_that_size() -> None:
+    first = {2: {0: [7, 8], 1: [7]}, 1: {0: [6]}, 3: {0: [9], 1: [9]}}
+    second = {2: {1: [8]}}
+    assert newest_of_other_sizes(1, [first, second]) == (2, 8)
+    assert newest_of_other_sizes(2, [first, second]) == (1, 6)
+    assert newest_of_other_sizes(1, [first]) == (2, 7)
+    assert newest_of_other_sizes(1, [{1: {0: [6]}}, {}]) is None
+    assert newest_of_other_sizes(4, [{2: {0: [5], 1: [5]}, 1: {0: [5]}}]) == (1, 5)

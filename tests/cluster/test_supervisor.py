@@ -15,6 +15,7 @@ from cluster import gang_journal, out_of_memory, processes
 from cluster.gang_journal import journal_path
 from cluster.out_of_memory import ADVICE, MemoryKills
 from cluster.policy import Diagnosis
+from cluster.rank_memory import RankMemory
 from cluster.spec import GangFailed, GangSpec, Outcome
 from cluster.supervisor import supervise
 from tests.cluster.gang_process import (
@@ -163,11 +164,11 @@ def test_gang_rank_killed_by_the_kernel_for_memory_is_diagnosed(
     assert ADVICE in dead["reason"]
 
 
-def test_gang_snapshot_memory_of_the_caller_is_used_and_stays(tmp_path: Path) -> None:
+def test_gang_snapshot_memory_of_the_caller_is_used(tmp_path: Path) -> None:
     fd = os.memfd_create("given")
     spec = make_spec(tmp_path, 2)
     spec.run_spec["remember"] = "here"
-    assert supervise(spec, 0, 1, snapshot_fd=fd) == Outcome("finished", 1, 2, 0)
+    assert supervise(spec, 0, 1, memory=RankMemory(os.dup(fd))) == Outcome("finished", 1, 2, 0)
     assert os.pread(fd, 100, 0) == b"here"
     os.close(fd)
 

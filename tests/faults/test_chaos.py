@@ -18,16 +18,20 @@ PLAN = {
     "faults": [
         {"kind": "kill_rank", "rank": 1, "at_step": 8},
         {"kind": "kill_node", "rank": 0, "at_step": 20, "seconds": 2},
-        {"kind": "flip_checkpoint", "at_step": 58, "byte": 4321},
-        {"kind": "kill_driver", "at_step": 58},
+        {"kind": "flip_checkpoint", "at_step": 50, "byte": 4321},
+        {"kind": "kill_driver", "at_step": 50},
     ],
 }
 
 
 def tiny(folder: Path, name: str, steps: int) -> Path:
-    """A run file whose ranks count as hung soon, with checkpoints at steps 15, 30 and on."""
+    """A run file whose ranks count as hung soon, with checkpoints at steps 15, 30 and on.
+
+    A step takes so long that two faults of one step are done well before the next checkpoint.
+    """
     cluster = {"workers": 2, "hang_seconds": 5.0}
-    return run_file(folder, name, train__max_steps=steps, checkpoint={"interval": 15}, cluster=cluster)
+    length = {"max_steps": steps, "global_batch_size": 16, "micro_batch_size": 1, "lr": 3e-3}
+    return run_file(folder, name, train=length, checkpoint={"interval": 15}, cluster=cluster)
 
 
 def promises(answer: dict[str, Any]) -> dict[str, list[str]]:

@@ -24,7 +24,7 @@ from tests.end_to_end.headrace import events, run_file, steps, wait_until
 from tests.trainer.checkpoint_world import checkpoint_folder, path_of, save, task
 from tests.trainer.checkpointing import Saving
 from tests.trainer.flaky_s3 import FlakyS3, flaky_s3
-from tests.trainer.save_world import STALL_SECONDS
+from tests.trainer.save_world import LONG_STALL_SECONDS, STALL_SECONDS
 from tests.trainer.worlds import run_jobs
 from trainer.attempts import take_attempt
 from trainer.checkpoint import save as saving_module
@@ -212,8 +212,10 @@ def test_checkpoints_all_damaged_are_an_error_and_never_step_0(tmp_path: Path) -
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, dict[str, Any]]]:
     """The jobs of `save_world`: the run's folder and rank 0's answer."""
-    folder = tmp_path_factory.mktemp("two-ranks")
-    names = ["full_disk", "stalled"]
+    return run_two_ranks(tmp_path_factory.mktemp("two-ranks"), ["full_disk", "stalled"])
+
+
+def run_two_ranks(folder: Path, names: list[str]) -> dict[str, tuple[Path, dict[str, Any]]]:
     jobs = [{"world_size": 2, "job": name, "out_dir": str(folder / name)} for name in names]
     answers = run_jobs("tests.trainer.save_world", folder, jobs)
     return {name: (folder / name, answer) for name, answer in zip(names, answers, strict=True)}
@@ -238,8 +240,17 @@ def test_disk_full_on_one_rank_fails_the_save_on_all_and_leaves_old_checkpoints(
 def test_storage_that_stalls_makes_the_save_late_and_training_goes_on(
     two_ranks: dict[str, tuple[Path, dict[str, Any]]],
 ) -> None:
-    out_dir, answer = two_ranks["stalled"]
-    assert answer["stalled_seconds"] >= STALL_SECONDS - 0.1
+    check_late_save(*two_ranks["stalled"], STALL_SECONDS)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(200)
+def test_storage_that_stalls_for_a_minute_makes_the_save_late_and_training_goes_on(tmp_path: Path) -> None:
+    check_late_save(*run_two_ranks(tmp_path, ["stalled_for_a_minute"])["stalled_for_a_minute"], LONG_STALL_SECONDS)
+
+
+def check_late_save(out_dir: Path, answer: dict[str, Any], stall_seconds: float) -> None:
+    assert answer["stalled_seconds"] >= stall_seconds - 0.1
     assert answer["steps"] >= 20
     assert answer["longest_step_seconds"] < STALL_SECONDS / 2
     told = [(event["event"], event["step"]) for event in answer["events"]]
@@ -265,8 +276,10 @@ def _group_of_one() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_group_of_one")
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize("seconds", [2.0, pytest.param(60.0, marks=pytest.mark.long)])
 def test_s3_that_answers_503_makes_the_save_late_and_training_goes_on(
-    tmp_path: Path, store: tuple[FlakyS3, str]
+    tmp_path: Path, store: tuple[FlakyS3, str], seconds: float
 ) -> None:
     flaky, address = store
     with Saving(tmp_path, dir=address, interval=10) as rank:
@@ -275,8 +288,8 @@ def test_s3_that_answers_503_makes_the_save_late_and_training_goes_on(
         began = time.monotonic()
         rank.save(20)
         step = 20
-        while time.monotonic() - began < 2.0 or flaky.refused < 3:
-            assert time.monotonic() - began < DEADLINE_SECONDS
+        while time.monotonic() - began < seconds or flaky.refused < 3:
+            assert time.monotonic() - began < seconds + DEADLINE_SECONDS
             step += 1
             rank.engine.step()
             rank.checkpointer.poll()

@@ -9,7 +9,16 @@ from typing import Any
 
 import pytest
 
-from tests.end_to_end.headrace import events, headrace, newest_step, pids_titled, run_file, started, wait_until
+from tests.end_to_end.headrace import (
+    events,
+    headrace,
+    newest_step,
+    pids_titled,
+    records,
+    run_file,
+    started,
+    wait_until,
+)
 from tests.faults.ray_nodes import believed, drain, is_alive, kill_head, kill_raylet, node_of, places, ray_nodes
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.long, pytest.mark.timeout(900)]
@@ -114,6 +123,7 @@ def test_elastic_gang_shrinks_on_loss_grows_with_room_and_leaves_a_node_on_notic
         wait_for_steps(out_dir, 8)
         kill_raylet(node_of(cluster, out_dir, 1))
         wait_for_gang(out_dir, 1)
+        trained_before_loss = max(r["step"] for r in records(out_dir) if r["attempt"] == 1)
         assert len(places(out_dir)) == 1
 
         cluster.add_node(num_cpus=1)
@@ -133,8 +143,11 @@ def test_elastic_gang_shrinks_on_loss_grows_with_room_and_leaves_a_node_on_notic
     ]
     worlds = [(event["from_world"], event["to_world"]) for event in events(out_dir, "resize")]
     assert worlds == [(2, 1), (1, 2), (2, 1)]
-    # What a gang that made way had done was saved: nothing was trained twice but after the loss.
+    # What a gang that made way had done was saved, and what one left that lost a node, the other node held: after the
+    # loss the gang of another size goes on from the step at which it was, or the one before.
     starts = [event["resumed_step"] for event in events(out_dir, "start")]
+    assert events(out_dir, "start")[1]["restored_from"] == "memory"
+    assert starts[1] >= trained_before_loss - 1
     assert starts[2:] == [event["step"] for event in events(out_dir, "resize")[1:]]
     assert believed(out_dir, "sequence_hash") == believed(calm, "sequence_hash")
     losses, undisturbed = believed(out_dir, "loss"), believed(calm, "loss")

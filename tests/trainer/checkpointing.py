@@ -68,7 +68,7 @@ class Saving:
         config: Any = SimpleNamespace(seed=1, out_dir=str(out_dir), checkpoint=checkpoint)
         model: Any = SimpleNamespace(to_dict=lambda: {"activation_checkpointing": "none", "n_layer": 2})
         self.checkpointer = Checkpointer(
-            config, "run-1", attempt, "data", model, "fp32", self.engine, None, 1, self.events.append
+            config, "run-1", attempt, "data", model, "fp32", self.engine, None, (), 1, self.events.append
         )
 
     def __enter__(self) -> Saving:

@@ -22,7 +22,7 @@ from trainer.checkpoint.store import file_name, folder_name
 from trainer.errors import SaveFailedError
 from trainer.process_group import gather_to_all
 
-STALL_SECONDS = 3.0
+STALL_SECONDS, LONG_STALL_SECONDS = 3.0, 60.0
 
 
 def fill_disk(out_dir: Path, step: int) -> None:
@@ -54,8 +54,17 @@ def full_disk(rank: Saving, out_dir: Path) -> dict[str, Any]:
 
 def stalled(rank: Saving, out_dir: Path) -> dict[str, Any]:
     """Rank 1's storage takes seconds to sync one file; both ranks train on."""
+    return _stalled(rank, STALL_SECONDS)
+
+
+def stalled_for_a_minute(rank: Saving, out_dir: Path) -> dict[str, Any]:
+    """The same, longer than the time-outs of most storage."""
+    return _stalled(rank, LONG_STALL_SECONDS)
+
+
+def _stalled(rank: Saving, seconds: float) -> dict[str, Any]:
     rank.save(10, wait=True)
-    sync, deadline = os.fsync, time.monotonic() + STALL_SECONDS
+    sync, deadline = os.fsync, time.monotonic() + seconds
 
     def slow_sync(descriptor: int) -> None:
         if dist.get_rank() == 1:
@@ -79,7 +88,11 @@ def stalled(rank: Saving, out_dir: Path) -> dict[str, Any]:
     return {"steps": step - 20, "longest_step_seconds": longest, "stalled_seconds": stalled_seconds}
 
 
-JOBS: dict[str, Callable[[Saving, Path], dict[str, Any]]] = {"full_disk": full_disk, "stalled": stalled}
+JOBS: dict[str, Callable[[Saving, Path], dict[str, Any]]] = {
+    "full_disk": full_disk,
+    "stalled": stalled,
+    "stalled_for_a_minute": stalled_for_a_minute,
+}
 
 
 def run_rank(job_file: Path, rank: int) -> None:
