@@ -42,9 +42,16 @@ def check_heads(n_embd: int, n_head: int) -> None:
     )
 
 
+NORMS = ("layer", "rms")
+NORM_PLACES = ("before", "after")
+POSITIONS = ("learned", "rotary")
+ROTARY_PAIRS = ("neighbours", "halves")
+ACTIVATIONS = ("gelu_tanh", "gelu", "swiglu")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GPTConfig:
-    """A GPT's shape.
+    """A GPT's shape. The defaults of what is optional are GPT-2's.
 
     `vocab_size` counts the rows of the embedding, padded to a multiple of 64; ids from `real_vocab_size` on
     stand for nothing: their logits are -inf, so that padding changes neither the loss nor generated text.
@@ -58,6 +65,24 @@ class GPTConfig:
     max_seq_len: int
     dropout: float = 0.0
     activation_checkpointing: str = "none"
+    n_kv_head: int | None = None  # heads of keys and values, each for n_head / n_kv_head of queries; None: n_head
+    head_dim: int | None = None  # channels of a head; None: n_embd / n_head
+    mlp_dim: int | None = None  # width inside the MLP; None: 4 n_embd
+    activation: str = "gelu_tanh"
+    norm: str = "layer"
+    norm_place: str = "before"  # attention and MLP, or after the sum with the residual stream (GPT-1)
+    norm_eps: float = 1e-5
+    parallel_block: bool = False  # attention and MLP both see the one norm, and are added together (GPT-J)
+    positions: str = "learned"
+    rotary_dim: int | None = None  # channels of a head that are rotated; None: all
+    rotary_base: float = 10_000.0
+    rotary_pairs: str = "halves"  # channel i turns with i + rotary_dim / 2 (Llama), or 2 i with 2 i + 1 (GPT-J)
+    qk_norm: bool = False  # RMSNorm of each head's queries and keys (Qwen3)
+    qkv_bias: bool = True
+    attention_out_bias: bool = True
+    mlp_bias: bool = True
+    tied_head: bool = True  # the output layer is the token embedding
+    head_bias: bool = False
 
     def __post_init__(self) -> None:
         """Raises ModelError for a shape that no model can have."""
@@ -68,8 +93,56 @@ class GPTConfig:
             raise ModelError(f"{self.real_vocab_size} token ids do not fit {self.vocab_size} embedding rows")
         if not 0.0 <= self.dropout < 1.0:
             raise ModelError(f"model.dropout is {self.dropout}; it must be at least 0 and below 1")
-        check_heads(self.n_embd, self.n_head)
+        if self.head_dim is None:
+            check_heads(self.n_embd, self.n_head)
+        self._check_choices()
+        self._check_heads_of_attention()
         checkpoint_period(self.activation_checkpointing)
+
+    def _check_choices(self) -> None:
+        for name, choices in (
+            ("activation", ACTIVATIONS),
+            ("norm", NORMS),
+            ("norm_place", NORM_PLACES),
+            ("positions", POSITIONS),
+            ("rotary_pairs", ROTARY_PAIRS),
+        ):
+            if getattr(self, name) not in choices:
+                raise ModelError(f"model.{name} is {getattr(self, name)!r}; use {' or '.join(choices)}")
+        if self.parallel_block and self.norm_place == "after":
+            raise ModelError("model.parallel_block needs model.norm_place: before; set one of the two otherwise")
+
+    def _check_heads_of_attention(self) -> None:
+        if self.n_head % self.kv_heads:
+            raise ModelError(
+                f"model.n_kv_head is {self.kv_heads}, which must divide model.n_head = {self.n_head}, since each head "
+                "of keys serves equally many of queries"
+            )
+        if self.positions == "rotary" and (self.rotary_width % 2 or self.rotary_width > self.head_width):
+            raise ModelError(
+                f"model.rotary_dim is {self.rotary_width}; channels turn in pairs, so it must be even and at most the "
+                f"{self.head_width} channels of a head"
+            )
+
+    @property
+    def kv_heads(self) -> int:
+        """Heads of keys and of values."""
+        return self.n_head if self.n_kv_head is None else self.n_kv_head
+
+    @property
+    def head_width(self) -> int:
+        """Channels of a head."""
+        return self.n_embd // self.n_head if self.head_dim is None else self.head_dim
+
+    @property
+    def mlp_width(self) -> int:
+        """Channels inside the MLP."""
+        return 4 * self.n_embd if self.mlp_dim is None else self.mlp_dim
+
+    @property
+    def rotary_width(self) -> int:
+        """Channels of a head that are rotated."""
+        return self.head_width if self.rotary_dim is None else self.rotary_dim
 
     def is_checkpointed(self, layer: int) -> bool:
         """Whether block `layer` (from 0) recomputes its activations in the backward pass."""
@@ -82,8 +155,17 @@ class GPTConfig:
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> GPTConfig:
-        """The inverse of `to_dict`. Raises ModelError if fields are missing or unknown."""
+        """The inverse of `to_dict`; fields that came later may be missing. Raises ModelError if others are, or if
+        there are unknown ones."""
         try:
             return GPTConfig(**values)
         except TypeError as error:
             raise ModelError(f"this is not the description of a GPT ({error}); it has {sorted(values)}") from error
+
+
+DEFAULT_SHAPE: dict[str, Any] = {
+    field.name: field.default
+    for field in dataclasses.fields(GPTConfig)
+    if field.default is not dataclasses.MISSING and field.name != "activation_checkpointing"
+}
+"""What a shape has that was written down before these fields were there."""

@@ -6,23 +6,44 @@ from model.config import GPTConfig
 
 
 def parameter_count(config: GPTConfig) -> int:
-    """All parameters of `GPT(config)`, the tied embedding once, with the rows that only pad the vocabulary."""
-    return (config.vocab_size + config.max_seq_len) * config.n_embd + _body_parameters(config)
+    """All parameters of `GPT(config)`, a tied embedding once, with the rows that only pad the vocabulary."""
+    embedding = config.vocab_size * config.n_embd
+    positions = config.max_seq_len * config.n_embd if config.positions == "learned" else 0
+    head = (0 if config.tied_head else embedding) + (config.vocab_size if config.head_bias else 0)
+    return embedding + positions + head + _body_parameters(config)
 
 
 def model_flops_per_token(config: GPTConfig, seq_len: int) -> float:
     """FLOPs of the forward and backward pass per token: 6 N + 12 L C T (Chowdhery et al. 2022, PaLM, appendix B).
 
-    N counts the parameters that multiply every token: the blocks, the last norm, and the embedding as the output
-    layer; not the position embedding, nor the embedding as a look-up, nor the rows that pad the vocabulary. Attention
-    counts all T positions for each token, as in that paper, though half are masked. What is computed a second time
-    for activation checkpointing is not counted: utilisation speaks of the model, not of how it is run.
+    N counts the parameters that multiply every token: the blocks, the last norm, and the output layer; not the
+    position embedding, nor the embedding as a look-up, nor the rows that pad the vocabulary. C are the channels of all
+    heads. Attention counts all T positions for each token, as in that paper, though half are masked. What is computed
+    a second time for activation checkpointing is not counted: utilisation speaks of the model, not of how it is run.
     """
-    n = _body_parameters(config) + config.real_vocab_size * config.n_embd
-    return 6.0 * n + 12.0 * config.n_layer * config.n_embd * seq_len
+    n = _body_parameters(config) + config.real_vocab_size * (config.n_embd + config.head_bias)
+    return 6.0 * n + 12.0 * config.n_layer * config.n_head * config.head_width * seq_len
 
 
 def _body_parameters(config: GPTConfig) -> int:
-    """The blocks and the last norm: per block 12 C^2 of matrices, 9 C of their biases, 4 C of two norms."""
-    c = config.n_embd
-    return config.n_layer * (12 * c * c + 13 * c) + 2 * c
+    """The blocks and the last norm."""
+    norms = config.n_layer * (1 if config.parallel_block else 2) + (config.norm_place == "before")
+    blocks = config.n_layer * (_attention_parameters(config) + _mlp_parameters(config))
+    return blocks + norms * _norm_parameters(config, config.n_embd)
+
+
+def _attention_parameters(config: GPTConfig) -> int:
+    inner, width = config.n_head * config.head_width, (config.n_head + 2 * config.kv_heads) * config.head_width
+    biases = width * config.qkv_bias + config.n_embd * config.attention_out_bias
+    qk_norms = 2 * config.head_width if config.qk_norm else 0
+    return config.n_embd * (width + inner) + biases + qk_norms
+
+
+def _mlp_parameters(config: GPTConfig) -> int:
+    into = 2 if config.activation == "swiglu" else 1
+    matrices = (into + 1) * config.n_embd * config.mlp_width
+    return matrices + config.mlp_bias * (into * config.mlp_width + config.n_embd)
+
+
+def _norm_parameters(config: GPTConfig, width: int) -> int:
+    return (2 if config.norm == "layer" else 1) * width

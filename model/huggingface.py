@@ -21,7 +21,8 @@ from torch.nn import functional as F
 
 from model.config import GPTConfig, pad_vocab
 from model.errors import ModelError
-from model.gpt import GPT, INIT_STD, LAYER_NORM_EPSILON
+from model.gpt import GPT
+from model.layers import INIT_STD
 
 _PREFIX = "transformer."
 _OUTPUT = "lm_head.weight"
@@ -31,7 +32,7 @@ _CAUSAL_MASKS = (".attn.bias", ".attn.masked_bias")  # constants that old files 
 # A config.json that says otherwise describes a model which is not this one. These are also GPT-2's defaults.
 _FIXED: dict[str, Any] = {
     "activation_function": "gelu_new",
-    "layer_norm_epsilon": LAYER_NORM_EPSILON,
+    "layer_norm_epsilon": 1e-5,
     "n_inner": None,
     "scale_attn_weights": True,
     "scale_attn_by_inverse_layer_idx": False,

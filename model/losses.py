@@ -20,6 +20,7 @@ class _Result(NamedTuple):
     loss: Tensor  # scalar
     d_hidden_nc: Tensor | None
     d_weight_vc: Tensor | None
+    d_bias_v: Tensor | None
 
 
 def chunked_cross_entropy(
@@ -29,13 +30,15 @@ def chunked_cross_entropy(
     weights_n: Tensor,
     vocab_size: int,
     chunk_tokens: int | None = None,
+    *,
+    bias_v: Tensor | None = None,
 ) -> Tensor:
-    """sum over n of weights_n[n] * cross-entropy(softmax(weight_vc @ hidden_nc[n]), labels_n[n]), as a scalar.
+    """sum over n of weights_n[n] * cross-entropy(softmax(weight_vc @ hidden_nc[n] + bias_v), labels_n[n]), a scalar.
 
-    hidden_nc [N, C] and weight_vc [V, C] share a dtype; labels_n [N] int64 below `vocab_size`, also where the
-    weight is 0; weights_n [N] float, at least 0. Rows of weight_vc from `vocab_size` on take no part. The loss is
-    float32 (float64 for float64 inputs): softmax and sums are in that type, the three products with the
-    vocabulary in the inputs' own.
+    hidden_nc [N, C], weight_vc [V, C] and bias_v [V] (default: none) share a dtype; labels_n [N] int64 below
+    `vocab_size`, also where the weight is 0; weights_n [N] float, at least 0. Rows of weight_vc from `vocab_size` on
+    take no part. The loss is float32 (float64 for float64 inputs): softmax and sums are in that type, the three
+    products with the vocabulary in the inputs' own.
 
     Both gradients are made chunk by chunk in the forward pass, where the logits are at hand, so that at most
     `chunk_tokens` rows of logits exist and each product with the vocabulary is made once: Liger-Kernel's fused
@@ -45,19 +48,22 @@ def chunked_cross_entropy(
     if chunk_tokens is None:
         logits_held = _CHUNK_LOGITS_CPU if hidden_nc.device.type == "cpu" else _CHUNK_LOGITS_GPU
         chunk_tokens = max(_CHUNK_ROWS_LEAST, logits_held // weight_vc.shape[0])
-    arguments = hidden_nc, weight_vc, labels_n, weights_n, vocab_size, chunk_tokens
+    arguments = hidden_nc, weight_vc, bias_v, labels_n, weights_n, vocab_size, chunk_tokens
     if not torch.is_grad_enabled():  # autograd would say that gradients are needed, and they cost two thirds
-        return _loss_and_gradients(*arguments, needs_grad=(False, False)).loss
+        return _loss_and_gradients(*arguments, needs_grad=(False, False, False)).loss
     apply: Callable[..., Tensor] = _ChunkedCrossEntropy.apply
     return apply(*arguments)
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden_nc: Tensor, weight_vc: Tensor, *labels_and_sizes: Any) -> Tensor:
-        result = _loss_and_gradients(hidden_nc, weight_vc, *labels_and_sizes, needs_grad=ctx.needs_input_grad[:2])
-        ctx.save_for_backward(result.d_hidden_nc, result.d_weight_vc)
-        ctx.dtypes = hidden_nc.dtype, weight_vc.dtype
+    def forward(
+        ctx: Any, hidden_nc: Tensor, weight_vc: Tensor, bias_v: Tensor | None, *labels_and_sizes: Any
+    ) -> Tensor:
+        needs_grad = ctx.needs_input_grad[:3]
+        result = _loss_and_gradients(hidden_nc, weight_vc, bias_v, *labels_and_sizes, needs_grad=needs_grad)
+        ctx.save_for_backward(result.d_hidden_nc, result.d_weight_vc, result.d_bias_v)
+        ctx.dtypes = hidden_nc.dtype, weight_vc.dtype, weight_vc.dtype
         return result.loss
 
     @staticmethod
@@ -73,12 +79,13 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 def _loss_and_gradients(
     hidden_nc: Tensor,
     weight_vc: Tensor,
+    bias_v: Tensor | None,
     labels_n: Tensor,
     weights_n: Tensor,
     vocab_size: int,
     chunk_tokens: int,
     *,
-    needs_grad: tuple[bool, bool],
+    needs_grad: tuple[bool, bool, bool],
 ) -> _Result:
     dtype = torch.promote_types(hidden_nc.dtype, torch.float32)
     weights_n = weights_n.to(dtype)
@@ -87,6 +94,7 @@ def _loss_and_gradients(
     loss = torch.zeros((), dtype=dtype, device=hidden_nc.device)
     d_hidden_nc = torch.empty_like(hidden_nc, dtype=dtype) if needs_grad[0] else None
     d_weight_vc = torch.zeros_like(weight_vc, dtype=dtype) if needs_grad[1] else None
+    d_bias_v = torch.zeros(len(weight_vc), dtype=dtype, device=hidden_nc.device) if needs_grad[2] else None
     # Written by every chunk anew: on a CPU, memory fresh from the system costs as much as a softmax.
     logits_buffer = hidden_nc.new_empty(min(chunk_tokens, len(hidden_nc)), len(weight_vc))
     log_p_buffer = torch.empty_like(logits_buffer, dtype=dtype)
@@ -95,6 +103,8 @@ def _loss_and_gradients(
         hidden, weights = hidden_nc[rows], weights_n[rows, None]
         at_label = torch.arange(len(hidden), device=hidden.device), labels_n[rows]
         logits = torch.mm(hidden, weight_vc.T, out=logits_buffer[: len(hidden)])
+        if bias_v is not None:
+            logits += bias_v
         logits[:, vocab_size:] = -torch.inf  # probability 0
         log_p = torch.log_softmax(logits, 1, dtype=dtype, out=log_p_buffer[: len(hidden)])
         loss -= (log_p[at_label] * weights_n[rows]).sum()
@@ -105,11 +115,13 @@ def _loss_and_gradients(
         d_logits = p.to(hidden.dtype)
         if d_hidden_nc is not None:
             d_hidden_nc[rows] = (d_logits @ weight_vc).to(dtype) * weights
+        if d_bias_v is not None:
+            d_bias_v += (p * weights).sum(0)
         if d_weight_vc is not None:
             _add_product(d_weight_vc, d_logits, (hidden * (weights / largest)).to(hidden.dtype))
     if d_weight_vc is not None:
         d_weight_vc *= largest
-    return _Result(loss, d_hidden_nc, d_weight_vc)
+    return _Result(loss, d_hidden_nc, d_weight_vc, d_bias_v)
 
 
 def _add_product(sum_vc: Tensor, d_logits_nv: Tensor, hidden_nc: Tensor) -> None:

@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from data_shards.errors import DataError
 from data_shards.loader import LoaderState
-from model.config import GPTConfig
+from model.config import DEFAULT_SHAPE, GPTConfig
 from monitoring.journal import read_records
 from trainer.attempts import newest_attempt
 from trainer.background_save import BackgroundSave
@@ -288,11 +288,13 @@ class Checkpointer:
                 f"{path}: checkpoint.dir must hold one run's checkpoints, but this one is of run {header.run_id} and "
                 f"not of {self._run_id}; give this run a checkpoint.dir of its own"
             )
-        if dict(header.settings) == self._settings:
+        later = {name: value for name, value in DEFAULT_SHAPE.items() if name in self._settings["model"]}
+        saved = {**header.settings, "model": {**later, **header.settings["model"]}}
+        if saved == self._settings:
             return
-        differ = sorted(key for key in self._settings if header.settings.get(key) != self._settings[key])
+        differ = sorted(key for key in self._settings if saved.get(key) != self._settings[key])
         raise TrainError(
             f"{path}: the checkpoint must be of this run's model, dataset and seed, but {', '.join(differ)} differ: "
-            f"saved {[header.settings.get(key) for key in differ]}, now {[self._settings[key] for key in differ]}. "
+            f"saved {[saved.get(key) for key in differ]}, now {[self._settings[key] for key in differ]}. "
             f"Set them back, or train into another out_dir."
         )

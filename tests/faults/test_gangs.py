@@ -14,9 +14,9 @@ from tests.end_to_end.headrace import (
     headrace,
     newest_step,
     pids_titled,
-    records,
     run_file,
     started,
+    steps,
     wait_until,
 )
 from tests.faults.ray_nodes import believed, drain, is_alive, kill_head, kill_raylet, node_of, places, ray_nodes
@@ -123,7 +123,7 @@ def test_elastic_gang_shrinks_on_loss_grows_with_room_and_leaves_a_node_on_notic
         wait_for_steps(out_dir, 8)
         kill_raylet(node_of(cluster, out_dir, 1))
         wait_for_gang(out_dir, 1)
-        trained_before_loss = max(r["step"] for r in records(out_dir) if r["attempt"] == 1)
+        trained_before_loss = max(record["step"] for record in steps(out_dir) if record["attempt"] == 1)
         assert len(places(out_dir)) == 1
 
         cluster.add_node(num_cpus=1)
