@@ -67,7 +67,7 @@ class Attention(nn.Module):
     def _split(self, qkv_btc: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries [B, H, T, D], keys and values [B, heads of keys, T, D]."""
         heads_bhtd = qkv_btc.view(*qkv_btc.shape[:2], -1, self.head_dim).transpose(1, 2)
-        q, k, v = torch.split(heads_bhtd, (self.n_head, self.n_kv_head, self.n_kv_head), dim=1)
+        q, k, v = torch.split(heads_bhtd, [self.n_head, self.n_kv_head, self.n_kv_head], dim=1)
         return q, k, v
 
     def _spread(self, k_bhtd: Tensor) -> Tensor:

@@ -67,6 +67,7 @@ class Checkpointer:
         self._precision = precision
         model = model_config.to_dict()
         del model["activation_checkpointing"]  # may change: it changes no number
+        self._model = model
         self._settings = {"model": model, "dataset": dataset_fingerprint, "seed": config.seed}
         self._emit = emit
         self._at = at
@@ -288,7 +289,7 @@ class Checkpointer:
                 f"{path}: checkpoint.dir must hold one run's checkpoints, but this one is of run {header.run_id} and "
                 f"not of {self._run_id}; give this run a checkpoint.dir of its own"
             )
-        later = {name: value for name, value in DEFAULT_SHAPE.items() if name in self._settings["model"]}
+        later = {name: value for name, value in DEFAULT_SHAPE.items() if name in self._model}
         saved = {**header.settings, "model": {**later, **header.settings["model"]}}
         if saved == self._settings:
             return
