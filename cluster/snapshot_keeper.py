@@ -184,7 +184,7 @@ class Keeper:
             if picked is not None:
                 send_snapshot(sock, picked)
         elif frame["ask"] == "forget":
-            self.store.forget_after(key, frame["after"])
+            self.store.keep_only(key, {(step, version) for step, version in frame["kept"]})
             send_frame(sock, {})
         elif frame["ask"] == "keep size":
             self.store.keep_size(key.world_size)

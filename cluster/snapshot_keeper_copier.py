@@ -70,9 +70,10 @@ class Copier:
         if numbers is None:
             return
         if numbers.forgets != way.forgets:
-            newest = max(numbers.steps, default=-1)
-            self._peers.ask_all({"ask": "forget", **key._asdict(), "after": newest})
-            self._store.forget_after(key, newest)
+            # By versions, since the rank may have written one of the steps that it dropped anew meanwhile.
+            kept = [(slot.step, slot.version) for slot in numbers.slots if slot.version]
+            self._peers.ask_all({"ask": "forget", **key._asdict(), "kept": kept})
+            self._store.keep_only(key, kept)
             way.forgets = numbers.forgets
         self._leave_other_sizes(key, way, numbers.writes)
         picked = way.memory.find()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from xxhash import xxh3_64
 
@@ -95,11 +95,11 @@ class KeptMemory:
             os.pwrite(self.fd, pack_number(slot.version), WRITES_PLACE)
         os.pwrite(self.fd, slot.pack(), slot_place(index))
 
-    def forget_after(self, step: int) -> None:
-        """Drop the snapshots of later steps."""
+    def keep_only(self, kept: Collection[tuple[int, int]]) -> None:
+        """Drop the snapshots but those of these (step, version)."""
         numbers = self.numbers()
         for index, slot in enumerate(numbers.slots if numbers is not None else ()):
-            if slot.version and slot.step > step:
+            if slot.version and (slot.step, slot.version) not in kept:
                 os.pwrite(self.fd, Slot().pack(), slot_place(index))
 
     def want_copies(self, copies: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import NamedTuple
 
 from cluster.snapshot_keeper_memory import KeptMemory, Picked
@@ -70,12 +70,12 @@ class SnapshotStore:
         found = (memory.find(step) for other, memory in self._all() if other == key)
         return next((picked for picked in found if picked is not None), None)
 
-    def forget_after(self, key: Key, step: int) -> None:
-        """Drop later steps from what is only read here; the owner drops its own."""
+    def keep_only(self, key: Key, kept: Collection[tuple[int, int]]) -> None:
+        """Drop all but these (step, version) from what is only read here; the owner drops its own."""
         with self._lock:
             memories = [parts[key] for parts in (self._copies, self._left) if key in parts]
         for memory in memories:
-            memory.forget_after(step)
+            memory.keep_only(kept)
 
     def leave_other_sizes(self, world_size: int) -> None:
         """There is a gang of that size now: what ranks of others wrote here is only read."""

@@ -150,6 +150,18 @@ def test_keeper_forgets_on_all_nodes_what_a_rank_forgot(token: str, start: Start
         assert keepers["b"].store.held().get(1, {}) == {0: [5, 6]}
 
 
+def test_keeper_lets_no_copy_stand_of_a_step_that_was_written_anew(
+    token: str, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keepers = start("a", "b")
+    with taken(token, "a", 0, 1) as memory:
+        keep(memory, 5, 6)
+        monkeypatch.setattr("cluster.snapshot_keeper_copier.Copier._has_holder", lambda *_: False)  # it is slow to send
+        memory.forget_after(5)
+        write(memory, 60, SMALL, at=6)  # the run went back and came to step 6 by another way
+        wait_until(lambda: keepers["b"].store.held().get(1, {}) == {0: [5]})
+
+
 def test_keeper_without_anybody_left_to_hold_copies_does_not_keep_ranks_waiting(token: str, start: Start) -> None:
     keepers = start("a", "b")
     with taken(token, "a", 0, 1) as memory:
