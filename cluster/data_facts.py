@@ -58,7 +58,7 @@ def order_facts(
     """The order of training and what it was made from; `seq_len` and `seed` go before the run file's, if given."""
     fields = DataSettings.model_fields
     chosen = {
-        "seq_len": sequence_length(config, seq_len),
+        "seq_len": sequence_length(dataset, config, seq_len),
         "seed": seed if seed is not None else config.seed if config else DEFAULT_SEED,
         "streams": config.data.streams if config else fields["streams"].default,
         "shuffle_window": config.data.shuffle_window if config else fields["shuffle_window"].default,
@@ -82,14 +82,19 @@ def order_facts(
         if seq_len is not None
         else "the run file"
         if config
+        else "the dataset"
+        if dataset.examples
         else "the default; see --seq-len, --file",
         "mixing": "sources by the run file's weights" if weights else "sources by their sizes",
     }
     return order, facts
 
 
-def sequence_length(config: RunConfig | None, seq_len: int | None) -> int:
-    """The length asked for, else the run file's, else 1,024; ClusterError if it is none."""
+def sequence_length(dataset: Dataset, config: RunConfig | None, seq_len: int | None) -> int:
+    """The length asked for, else that of a dataset of examples, else the run file's, else 1,024; ClusterError if it is
+    none."""
+    if seq_len is None and dataset.examples is not None and config is None:
+        return dataset.examples.seq_len
     if seq_len is None:
         return config.seq_len if config else DEFAULT_SEQ_LEN
     if seq_len < 1:

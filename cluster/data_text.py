@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from data_shards.balance import Balance, RankLoad, max_over_mean
+from data_shards.example_view import marked
 from data_shards.passes import PASSES_OF_FULL_WORTH
 from data_shards.show import Segment, Shown
 
@@ -19,6 +20,7 @@ def stats_text(described: dict[str, Any]) -> str:
     lines = [f"{described['dir']}  ({described['vocab_size']:,} tokens in the vocabulary, {described['dtype']})"]
     for split, row in described["splits"].items():
         lines.append(f"{split}: {_counts(row)}; tokens a document: {_spread(row['tokens_per_document'])}")
+        lines += _example_lines(row["examples"])
         lines += [
             f"  {name}: {_counts(source)} ({source['token_share'] or 0:.1%} of the tokens); tokens a document: "
             f"{_spread(source['tokens_per_document'])}"
@@ -55,7 +57,7 @@ def plan_text(found: Balance, facts: dict[str, Any]) -> str:
 def shown_text(shown: Shown, *, with_ids: bool) -> str:
     """A sequence with its place, its documents' borders and the labels that are not trained on; a document as it is."""
     if shown.kind == "document" and not with_ids:
-        return shown.segments[0].text
+        return _segment_lines(shown.segments[0], with_ids)[0] if shown.segments[0].pieces else shown.segments[0].text
     place = f"tokens {shown.first_token:,} to {shown.first_token + shown.tokens - 1:,} of {shown.shard}"
     shape = f" ({shown.tokens - 1:,} inputs, their labels one further)" if shown.kind == "sequence" else ""
     lines = [f"{shown.kind} {shown.number:,} of {shown.split}{shape}: {place}, source {shown.source}"]
@@ -65,7 +67,7 @@ def shown_text(shown: Shown, *, with_ids: bool) -> str:
         if segment.place:
             masked = (
                 ": its label is not trained on, attention and positions restart"
-                if segment.place in shown.masked_labels
+                if segment.place in shown.masked_labels and not segment.pieces
                 else ""
             )
             lines.append(_rule(f"document border (token {segment.place}){masked}"))
@@ -95,6 +97,17 @@ def _spread(summary: dict[str, float] | None) -> str:
         f"{summary['min']:,} to {summary['max']:,}, median {summary['median']:,.0f}, mean {summary['mean']:,.0f}, "
         f"99 % below {summary['p99']:,.0f}"
     )
+
+
+def _example_lines(facts: dict[str, Any] | None) -> list[str]:
+    if facts is None:
+        return []
+    lines = [
+        f"  examples in rows of {facts['seq_len']:,} tokens, of which {facts['learned_share']:.1%} are learned and "
+        f"{facts['filling_share']:.1%} are filling"
+    ]
+    classes = ", ".join(f"{name} {number:,}" for name, number in facts["classes"].items())
+    return [*lines, f"  classes: {classes}"] if classes else lines
 
 
 def _scripts(shares: dict[str, float]) -> str:
@@ -177,7 +190,10 @@ def _rule(text: str) -> str:
 
 
 def _segment_lines(segment: Segment, with_ids: bool) -> Sequence[str]:
-    lines = [segment.text + ("<|endoftext|>" if segment.has_end else "")]
+    if segment.pieces:
+        lines = [marked(segment.pieces)]
+    else:
+        lines = [segment.text + ("<|endoftext|>" if segment.has_end else "")]
     if with_ids:
         lines.append(f"[{segment.place}] " + " ".join(map(str, segment.ids)))
     return lines

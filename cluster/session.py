@@ -20,6 +20,7 @@ from data_shards.prepare import prepare
 from data_shards.sources import expand
 from data_shards.units import Unit
 from data_shards.worker import UnitResult, UnitWorker
+from trainer.compiler import check_compiler
 from trainer.config import RunConfig
 from trainer.launch import check_before_start
 from trainer.precision import resolve_precision
@@ -40,6 +41,8 @@ def check_static(config: RunConfig, where: str, address: str | None) -> ClusterS
         expand(source)
     if address is None and (settings.gpus_per_worker == 0 or not any(Path("/dev").glob("nvidia[0-9]*"))):
         resolve_precision(config.train.precision, "cpu", has_bf16=True)
+        if config.train.compile:
+            check_compiler("cpu")
     return settings
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import mmap
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any, BinaryIO
@@ -17,7 +17,16 @@ import pyarrow as pa
 from pyarrow import ipc
 
 from data_shards.batches import Batch
-from data_shards.columns import RowName, blocks, check_text_column, check_token_column, column_texts, leaf, neighbours
+from data_shards.columns import (
+    RowName,
+    blocks,
+    check_text_column,
+    check_token_column,
+    column_texts,
+    field_type,
+    leaf,
+    neighbours,
+)
 from data_shards.errors import DataError
 from data_shards.rejects import Rejects
 from data_shards.settings import is_remote
@@ -32,6 +41,7 @@ _END_MARK = b"\xff\xff\xff\xff\0\0\0\0"
 # A record batch that is not mapped is held whole.
 _LARGEST_BATCH_BYTES = 128 << 20
 _RELEASED_BYTES = 64 << 20
+_ROWS_AT_ONCE = 1024
 
 
 def read(file: SourceFile, start: int, end: int, rejects: Rejects) -> Iterator[Batch]:
@@ -52,13 +62,33 @@ def arrays(file: SourceFile, start: int, end: int) -> Iterator[tuple[pa.Array, R
             opened.release(array.nbytes)
 
 
+def record_batches(
+    file: SourceFile, start: int, end: int, fields: Sequence[str]
+) -> Iterator[tuple[pa.RecordBatch, RowName]]:
+    """The columns of record batches [start, end) that hold `fields`, some rows at a time, with names for the rows.
+
+    Raises DataError where the file is damaged or cut off, or has no such column.
+    """
+    with _opened(file) as opened, _telling(file):
+        data = opened.data()
+        with ipc.open_stream(data) as batches:
+            for field in fields:
+                field_type(file.path, field, batches.schema)
+            roots = list(dict.fromkeys(field.split(".")[0] for field in fields))
+            for number, batch in enumerate(islice(batches, start, end), start):
+                for row in range(0, len(batch), _ROWS_AT_ONCE):
+                    yield batch.select(roots).slice(row, _ROWS_AT_ONCE), _row_name(file, number, row)
+        if end == ALL_BATCHES:
+            _check_end(file, data)
+
+
 def ranges(file: SourceFile, unit_bytes: int) -> list[tuple[int, int, int]]:
     """Ranges of record batches of about `unit_bytes` each, with their bytes.
 
     A remote file is one range, since its batches would have to be fetched to be counted.
     """
     with _opened(file) as opened:
-        if not opened.mapped:
+        if file.task or not opened.mapped:
             return [(0, ALL_BATCHES, opened.size)]
         with _telling(file):
             _only_field(file, opened)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,7 +48,15 @@ class Withdrawal:
     """The document that the batch before left unfinished turned out bad: no part of it is kept."""
 
 
-Batch = TextBatch | TokenBatch | Withdrawal
+@dataclass(frozen=True, slots=True)
+class RecordBatch:
+    """Records of a task: the values of its fields, as JSON's types, in the order of `task_fields`."""
+
+    rows: list[tuple[Any, ...]]
+    place: Place
+
+
+Batch = TextBatch | TokenBatch | Withdrawal | RecordBatch
 Part = tuple[str, bool] | Withdrawal
 """A text and whether its document goes on with the next part."""
 

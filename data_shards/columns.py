@@ -25,7 +25,7 @@ LARGEST_ID = (1 << 32) - 1
 
 def check_text_column(path: str, field: str, schema: pa.Schema) -> None:
     """Raise DataError unless the schema has the field and it holds strings."""
-    node = _type_of(path, field, schema)
+    node = field_type(path, field, schema)
     kind = node.value_type if pa.types.is_dictionary(node) else node
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
         advice = "give format: tokens if they are ids, or " if _is_list(kind) else ""
@@ -34,7 +34,7 @@ def check_text_column(path: str, field: str, schema: pa.Schema) -> None:
 
 def check_token_column(path: str, field: str, schema: pa.Schema) -> None:
     """Raise DataError unless the schema has the field and it holds lists of integers."""
-    node = _type_of(path, field, schema)
+    node = field_type(path, field, schema)
     if not (_is_list(node) and pa.types.is_integer(node.value_type)):
         raise DataError(f"{path}: column {field} holds {node}, not lists of integers: set the source's field")
 
@@ -250,7 +250,8 @@ def _is_list(kind: pa.DataType) -> bool:
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
-def _type_of(path: str, field: str, schema: pa.Schema) -> pa.DataType:
+def field_type(path: str, field: str, schema: pa.Schema) -> pa.DataType:
+    """The type of the column that a.b names. Raises: DataError where there is none, or several are called so."""
     names = field.split(".")
     node: Any = schema
     for depth, name in enumerate(names):

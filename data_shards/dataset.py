@@ -23,6 +23,7 @@ from data_shards.files import write_atomically
 from data_shards.manifest import (
     FORMAT_VERSION,
     SPLITS,
+    ExampleLayout,
     Shard,
     counts,
     dataset_fingerprint,
@@ -69,6 +70,7 @@ class Dataset:
     dtype: str  # of the tokens on disk, little endian: "uint16" or "uint32"
     shards: tuple[Shard, ...]
     unit_notes: Mapping[str, UnitNote] = field(default_factory=dict)  # units without shards, or with records left out
+    examples: ExampleLayout | None = None  # of records for fine-tuning; None of text
     cache: CachePlace = field(default=CachePlace(), compare=False)  # where shards of an address are kept for reading
 
     @classmethod
@@ -82,7 +84,8 @@ class Dataset:
         base = newest_base(folder) if fingerprint is None else _version(fingerprint)
         facts = _read_facts(folder, base, fingerprint)
         shards = parse_manifest(_read_manifest(folder, base, facts), Path(folder.address) / base / MANIFEST_FILE)
-        if facts["fingerprint"] != dataset_fingerprint(facts["tokenizer_fingerprint"], shards):
+        examples = ExampleLayout.from_dict(facts) if facts.get("loss_bit") else None
+        if facts["fingerprint"] != dataset_fingerprint(facts["tokenizer_fingerprint"], shards, examples):
             raise DataError(
                 f"{folder.address}/{base}{DATASET_FILE}: its fingerprint is not that of {MANIFEST_FILE}: "
                 "run prepare again"
@@ -93,9 +96,28 @@ class Dataset:
             dir=dir,
             shards=shards,
             unit_notes=notes,
+            examples=examples,
             cache=cache or CachePlace(),
             **{name: facts[name] for name in _KEPT_FACTS},
         )
+
+    @property
+    def has_loss_bit(self) -> bool:
+        """Whether stored ids say what the loss counts (`loss_bit`)."""
+        return self.examples is not None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes of a classification, by number; else none."""
+        return () if self.examples is None else self.examples.classes
+
+    def check_seq_len(self, seq_len: int) -> None:
+        """Raises DataError if rows of examples have another length; text can be cut to any."""
+        if self.examples is not None and self.examples.seq_len != seq_len:
+            raise DataError(
+                f"model.max_seq_len: must be {self.examples.seq_len}, since {self.dir} has examples packed into rows "
+                f"of so many tokens; found {seq_len}: correct it, or prepare into another data.dir"
+            )
 
     def split(self, name: str) -> tuple[Shard, ...]:
         """The shards of "train" or "val", in manifest order."""
@@ -262,6 +284,7 @@ def _facts(dataset: Dataset, manifest: bytes, rejects: bytes | None) -> bytes:
         "dtype": dataset.dtype,
         "manifest_sha256": hashlib.sha256(manifest).hexdigest(),
         "counts": counts(dataset.shards),
+        **({} if dataset.examples is None else dataset.examples.to_dict()),
         "rejects_sha256": None if rejects is None else hashlib.sha256(rejects).hexdigest(),
         "unit_notes": {
             key: {"empty": note.empty, "skipped": dict(note.skipped)} for key, note in dataset.unit_notes.items()

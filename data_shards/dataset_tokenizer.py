@@ -8,12 +8,14 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from data_shards.batches import TextBatch
+from data_shards.batches import RecordBatch, TextBatch
 from data_shards.dataset import TOKENIZER_FILE, Dataset
 from data_shards.errors import DataError
+from data_shards.records import record_hash, record_texts
 from data_shards.rejects import Rejects, shown
 from data_shards.settings import TOKEN_FORMATS, DataSettings, TrainTokenizer
 from data_shards.storage import Folder
+from data_shards.task_settings import task_kind
 from data_shards.tokenizer import (
     TextTokenizer,
     file_fingerprint,
@@ -124,6 +126,8 @@ def _texts(unit: Unit, on_bad_record: str, *, train_only: bool = False) -> Itera
     """The unit's texts; long documents come in parts."""
     goes_on = wanted = False
     for batch in unit.documents(Rejects(on_bad_record, logged_per_reason=0)):
+        if isinstance(batch, RecordBatch):
+            yield from _record_texts(unit, batch, train_only=train_only)
         if not isinstance(batch, TextBatch):
             goes_on = False
             continue
@@ -133,6 +137,14 @@ def _texts(unit: Unit, on_bad_record: str, *, train_only: bool = False) -> Itera
             if wanted:
                 yield text
         goes_on = batch.unfinished
+
+
+def _record_texts(unit: Unit, batch: RecordBatch, *, train_only: bool) -> Iterator[str]:
+    """The texts of records, without the names of classes and roles."""
+    kind = task_kind(unit.pieces[0].file.task)
+    for row in batch.rows:
+        if not train_only or not unit.rule.is_held_out(record_hash(kind, row)):
+            yield from record_texts(kind, row)
 
 
 def _up_to(size: int, texts: Iterator[str]) -> Iterator[str]:

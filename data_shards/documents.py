@@ -7,6 +7,7 @@ from data_shards import (
     json_lines,
     megatron_source,
     parquet_source,
+    record_source,
     text_records,
     token_source,
     webdataset_source,
@@ -34,4 +35,6 @@ def read_documents(file: SourceFile, start: int, end: int, rejects: Rejects) -> 
     Text is not changed. Empty documents are left out and counted. Raises DataError where a file cannot be read, and
     under `fail` at the first bad record.
     """
+    if file.task:
+        return record_source.read(file, start, end, rejects)
     return _READERS[file.format](file, start, end, rejects)

@@ -79,7 +79,7 @@ def field_value(line: bytes, dotted: str, where: Callable[[int], str], rejects: 
     except (ValueError, RecursionError) as error:
         rejects.reject("not JSON", where(0), f"{error}; the line is {shown(text)}")
         return None
-    value, problem = _field_of(record, dotted)
+    value, problem = field_of(record, dotted)
     if problem is None and not isinstance(value, str):
         problem = (f"field {dotted} is no string", f"{type(value).__name__} {shown(json.dumps(value))}")
     if problem is None and not _is_unicode(value):
@@ -147,8 +147,8 @@ def _is_utf8(data: bytes) -> bool:
     return True
 
 
-def _field_of(record: Any, dotted: str) -> tuple[Any, tuple[str, str] | None]:
-    """(value, None), or (None, (reason, what was found))."""
+def field_of(record: Any, dotted: str) -> tuple[Any, tuple[str, str] | None]:
+    """The value of a field of a JSON value: (value, None), or (None, (reason, what was found))."""
     if not isinstance(record, dict):
         return None, ("not a JSON object", f"{type(record).__name__} {shown(json.dumps(record))}")
     for name in dotted.split("."):

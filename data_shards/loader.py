@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from data_shards.cuts import decoder_starts
 from data_shards.dataset import Dataset
 from data_shards.errors import DataError, StoreError
 from data_shards.manifest import SPLITS, Shard
@@ -114,12 +115,18 @@ class StepBatch:
     tokens_real: int  # label tokens of the step over all ranks: global batch size * T
     # For each of the R rows the places in it, above 0 and rising, where a document begins; None if not asked for.
     document_starts: tuple[Int64Array, ...] | None = None
+    loss_mask: NDArray[np.bool_] | None = None  # [R, T+1]; whether the loss counts a token as a label; None: all
+    decoder_starts: Int64Array | None = None  # [R, T], as `cuts.decoder_starts`; None if not asked for
 
 
 def train_order(
     dataset: Dataset, *, seq_len: int, seed: int, streams: int, window: int, weights: Mapping[str, float] | None
 ) -> Order:
-    """The Order of a dataset's training shards; shard numbers count in `dataset.split("train")`."""
+    """The Order of a dataset's training shards; shard numbers count in `dataset.split("train")`.
+
+    Raises: DataError as `Order` does, and for another seq_len than that of a dataset of examples.
+    """
+    dataset.check_seq_len(seq_len)
     shards = dataset.split("train")
     return Order(
         [shard.tokens for shard in shards],
@@ -155,14 +162,15 @@ class TrainLoader:
         world: int,
         micro_batch: int,
         with_documents: bool = False,
+        cut_seed: int | None = None,
         on_bad_shard: Literal["fail", "skip"] = "fail",
         ahead: Callable[[Sequence[Shard]], None] | None = None,
     ) -> None:
         """Check the sizes of all files, held-out ones too.
 
-        Args: with_documents: batches tell where documents begin. on_bad_shard: with skip, training shards of a wrong
-        size are warned of, and `try_read` is to be used. ahead: is told from time to time which shards this rank
-        needs next, the first first.
+        Args: with_documents: batches tell where documents begin. cut_seed: they tell where texts are cut, drawn by
+        it. on_bad_shard: with skip, training shards of a wrong size are warned of, and `try_read` is to be used. ahead:
+        is told from time to time which shards this rank needs next, the first first.
         Raises: DataError naming a shard that is missing or of another size, unless such are skipped.
         """
         if seq_len != order.seq_len:
@@ -175,7 +183,7 @@ class TrainLoader:
         self._order, self._stretches = order, Stretches(order, keys)
         self._reader = ShardReader(dataset, self._shards)
         self._seq_len, self._rank, self._world, self._micro_batch = seq_len, rank, world, micro_batch
-        self._with_documents = with_documents
+        self._with_documents, self._cut_seed = with_documents, cut_seed
         self._ahead, self._told = ahead, range(0)
 
     def read(self, state: LoaderState, global_batch_size: int) -> StepBatch:
@@ -184,14 +192,22 @@ class TrainLoader:
         shape = rows_per_rank(global_batch_size, self._world, self._micro_batch), self._seq_len + 1
         real = np.zeros(shape[0], dtype=np.bool_)
         real[: len(shards)] = True
-        return StepBatch(
+        tokens, loss_mask = self._reader.read_counted_rows(shards, firsts, shape)
+        batch = StepBatch(
             state_after=state.after(step.positions),
             sequence_hash=sequence_hash(step.ids),
-            tokens=self._reader.read_rows(shards, firsts, shape),
+            tokens=tokens,
             real=real,
             tokens_real=global_batch_size * self._seq_len,
             document_starts=self._reader.starts_of_rows(shards, firsts, shape) if self._with_documents else None,
+            loss_mask=loss_mask,
         )
+        if self._cut_seed is None:
+            return batch
+        mine = step.positions[rank_slice(int(step.positions[0]), self._rank, self._world)]
+        shape = len(real), self._seq_len
+        starts = decoder_starts(mine, self._cut_seed, shape, batch.document_starts, batch.loss_mask)
+        return replace(batch, decoder_starts=starts)
 
     def try_read(self, state: LoaderState, global_batch_size: int) -> tuple[StepBatch | None, tuple[Unreadable, ...]]:
         """The step that follows `state`, or else the positions of this rank that cannot be read.

@@ -95,8 +95,8 @@ def _last_border(window: bytes | bytearray) -> int:
     end = character_border(window, len(window) - 1)  # the last character may be cut off
     for size in _SEARCHED_BYTES:
         start = max(0, end - size)
-        text = window[start:end].decode(errors="ignore")
+        text = window[start:end].decode(errors="surrogateescape")  # what is no UTF-8 keeps its bytes
         place = max((match.end() for match in BORDER.finditer(text)), default=0)
         if place:
-            return end - len(text[place:].encode())
+            return end - len(text[place:].encode(errors="surrogateescape"))
     return 0

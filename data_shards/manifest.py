@@ -60,14 +60,38 @@ class Shard:
         return cls(**{**row, "blocks": tuple(Block(**block) for block in row["blocks"])})
 
 
+@dataclass(frozen=True)
+class ExampleLayout:
+    """What makes a dataset one of examples: its ids are uint32 with loss bits, and its rows of one length.
+
+    Row i of a shard is tokens [i * seq_len, (i + 1) * seq_len), and holds whole examples. An example ends with its
+    last token that counts, or an end mark behind that; of a classification that token is a class's number.
+    """
+
+    task: str  # completion, chat or class
+    seq_len: int
+    classes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"task": self.task, "seq_len": self.seq_len, "classes": list(self.classes), "loss_bit": True}
+
+    @classmethod
+    def from_dict(cls, facts: Mapping[str, Any]) -> Self:
+        return cls(facts["task"], facts["seq_len"], tuple(facts["classes"]))
+
+
 def manifest_order(shards: Iterable[Shard]) -> tuple[Shard, ...]:
     """Shards by split and number (train-99999 before train-100000)."""
     return tuple(sorted(shards, key=lambda shard: (shard.split, len(shard.path), shard.path)))
 
 
-def dataset_fingerprint(tokenizer_fingerprint: str, shards: Sequence[Shard]) -> str:
+def dataset_fingerprint(
+    tokenizer_fingerprint: str, shards: Sequence[Shard], examples: ExampleLayout | None = None
+) -> str:
     """SHA-256, in hex, of format version, tokenizer and shard rows; for the blocks the shards' own SHA-256 stand."""
     digest = hashlib.sha256(f"headrace dataset {FORMAT_VERSION}\n{tokenizer_fingerprint}\n".encode())
+    if examples is not None:
+        digest.update(json.dumps(examples.to_dict(), sort_keys=True).encode() + b"\n")
     for shard in manifest_order(shards):
         digest.update(json.dumps([getattr(shard, name) for name in _FACTS.names]).encode() + b"\n")
     return digest.hexdigest()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,7 +10,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_shards.batches import PART_BYTES, Batch
-from data_shards.columns import RowName, check_text_column, check_token_column, column_texts, leaf, neighbours
+from data_shards.columns import (
+    RowName,
+    check_text_column,
+    check_token_column,
+    column_texts,
+    field_type,
+    leaf,
+    neighbours,
+)
 from data_shards.errors import DataError
 from data_shards.parquet_pages import page_sizes
 from data_shards.rejects import Rejects
@@ -48,9 +56,31 @@ def arrays(file: SourceFile, start: int, end: int) -> Iterator[tuple[pa.Array, R
                     row += len(batch)
 
 
+def record_batches(
+    file: SourceFile, start: int, end: int, fields: Sequence[str]
+) -> Iterator[tuple[pa.RecordBatch, RowName]]:
+    """The columns of row groups [start, end) that hold `fields`, some rows at a time, with names for the rows.
+
+    Raises DataError where the file is damaged, or has no such column.
+    """
+    with _opened(file) as parquet:
+        for field in fields:
+            field_type(file.path, field, parquet.schema_arrow)
+        roots = list(dict.fromkeys(field.split(".")[0] for field in fields))
+        for group in range(start, end):
+            with _telling(file, f"row group {group} is damaged"):
+                row = 0
+                for batch in parquet.iter_batches(_MOST_ROWS, [group], roots, use_threads=False):
+                    yield batch, _row_name(file, group, row)
+                    row += len(batch)
+
+
 def ranges(file: SourceFile, unit_bytes: int) -> list[tuple[int, int, int]]:
     """Ranges of row groups of about `unit_bytes` each, with their bytes of uncompressed data in the column."""
     with _opened(file) as parquet, _telling(file, "not a Parquet file"):
+        if file.task:
+            groups = range(parquet.num_row_groups)
+            return neighbours([parquet.metadata.row_group(group).total_byte_size for group in groups], unit_bytes)
         sizes = [_column_bytes(parquet, group, file.field) for group in range(parquet.num_row_groups)]
     return neighbours(sizes, unit_bytes)
 
@@ -62,8 +92,9 @@ def _opened(file: SourceFile) -> Iterator[pq.ParquetFile]:
         source = open_source(file.path) if is_remote(file.path) else file.path
         parquet = pq.ParquetFile(source, buffer_size=_BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True)
     with parquet:
-        check = check_token_column if file.format == "tokens" else check_text_column
-        check(file.path, file.field, parquet.schema_arrow)
+        if not file.task:
+            check = check_token_column if file.format == "tokens" else check_text_column
+            check(file.path, file.field, parquet.schema_arrow)
         yield parquet
 
 

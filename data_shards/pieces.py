@@ -45,7 +45,8 @@ class Piece:
         """What the piece's documents depend on, without path and place."""
         file = self.file
         stretch = [] if _content(file) in _COUNTED_IN_BYTES else [self.start, self.end]
-        return [file.format, file.compression, file.field, file.document, file.container, self.digest, stretch]
+        manner = [file.format, file.compression, file.field, file.document, file.container]
+        return [*manner, self.digest, stretch, *([file.task] if file.task else [])]
 
 
 PieceCutter = Callable[[FoundFile, int], tuple[Piece, ...]]

@@ -18,9 +18,10 @@ from data_shards.dataset import (
 )
 from data_shards.dataset_tokenizer import SETTINGS_FILE, committed_tokenizer, fast_encoder_agrees, first_tokenizer
 from data_shards.errors import DataError
+from data_shards.example_form import ExampleForm, example_form
 from data_shards.leftovers import clean, leftovers
 from data_shards.lock import locked
-from data_shards.manifest import SPLITS, Shard, dataset_fingerprint, manifest_order
+from data_shards.manifest import SPLITS, ExampleLayout, Shard, dataset_fingerprint, manifest_order
 from data_shards.previous import all_versions, finished_results, newest_version, results_of, usable_results
 from data_shards.rejects import rejects_table
 from data_shards.settings import DataSettings
@@ -66,6 +67,7 @@ def prepare(
 ) -> Dataset:
     """Make or update the dataset in `dir`; does nothing if it is as the settings and the corpus ask.
 
+    Records of a task are packed into rows of `min_val_tokens` - 1 tokens, which is then the only sequence length.
     The paths in `settings` are absolute (`settings.resolve_paths`). `run_units` may run units anywhere that sees `dir`
     and the corpus, in any order. Raises DataError for unusable settings, files or records, for an empty corpus, if no
     validation shard has `min_val_tokens` tokens, or if another prepare is at work in `dir` (in an object store: was,
@@ -76,11 +78,12 @@ def prepare(
     folder = open_folder(dir)
     cache = SourceCache(folder)
     corpus = plan_units(settings, cache.cut)
-    dataset = None if cache.changed else _up_to_date(settings, dir, corpus)
+    form = _form(settings, dir, corpus, min_val_tokens - 1)
+    dataset = None if cache.changed else _up_to_date(settings, dir, corpus, form)
     if dataset is None:
         with _alone(folder):
             cache.save()
-            dataset = _prepare(settings, dir, corpus, cache, min_val_tokens, run_units, progress)
+            dataset = _prepare(settings, dir, corpus, form, cache, min_val_tokens, run_units, progress)
     _check_sizes_of_splits(dataset.shards, min_val_tokens, settings)
     if progress is not None:
         total = len(corpus)
@@ -94,13 +97,24 @@ def _alone(folder: Folder) -> AbstractContextManager[None]:
     return locked(folder.path) if isinstance(folder, LocalFolder) else nullcontext()
 
 
-def _up_to_date(settings: DataSettings, dir: Path | str, corpus: Sequence[Unit]) -> Dataset | None:
+def _form(settings: DataSettings, dir: Path | str, corpus: Sequence[Unit], seq_len: int) -> ExampleForm | None:
+    """How records become examples. Classes that the same corpus had need not be looked for again."""
+    if settings.task is None:
+        return None
+    committed = newest_version(dir) if settings.task.kind == "class" and settings.classes is None else None
+    is_same = committed is not None and committed.corpus_fingerprint == corpus_fingerprint(corpus)
+    return example_form(settings, seq_len, corpus, committed.classes if committed is not None and is_same else ())
+
+
+def _up_to_date(
+    settings: DataSettings, dir: Path | str, corpus: Sequence[Unit], form: ExampleForm | None
+) -> Dataset | None:
     """The dataset in `dir` if nothing is to be done; only reads."""
     committed = newest_version(dir)
     if committed is None:
         return None
     tokenizer = committed_tokenizer(settings, committed)
-    keys = {unit.key for unit in with_keys(corpus, tokenizer.fingerprint, settings.block_tokens)}
+    keys = {unit.key for unit in _keyed(settings, corpus, tokenizer, form)}
     results = results_of(committed)
     if keys != results.keys() or leftovers(committed.folder, keys):
         return None
@@ -108,10 +122,17 @@ def _up_to_date(settings: DataSettings, dir: Path | str, corpus: Sequence[Unit])
     return committed if keys == usable.keys() else None
 
 
+def _keyed(
+    settings: DataSettings, corpus: Sequence[Unit], tokenizer: TextTokenizer, form: ExampleForm | None
+) -> tuple[Unit, ...]:
+    return with_keys(corpus, tokenizer.fingerprint, settings.block_tokens, "" if form is None else form.key)
+
+
 def _prepare(
     settings: DataSettings,
     dir: Path | str,
     corpus: Sequence[Unit],
+    form: ExampleForm | None,
     cache: SourceCache,
     min_val_tokens: int,
     run_units: RunUnits,
@@ -128,17 +149,17 @@ def _prepare(
         _bring_back_tokenizer(kept[-1])
     else:
         tokenizer = first_tokenizer(settings, folder, corpus, fingerprint)
-    keyed = with_keys(corpus, tokenizer.fingerprint, settings.block_tokens)
+    keyed = _keyed(settings, corpus, tokenizer, form)
     units = numbered(folder, keyed, [shard for version in kept for shard in version.shards])
     done = finished_results(units, kept, folder, settings.on_bad_record)
     pending = [unit for unit in units if unit.key not in done]
     fast = bool(pending) and fast_encoder_agrees(tokenizer, pending, settings.on_bad_record)
     worker = UnitWorker(
-        str(dir), tokenizer.fingerprint, settings.block_tokens, settings.on_bad_record, settings.packing, fast
+        str(dir), tokenizer.fingerprint, settings.block_tokens, settings.on_bad_record, settings.packing, fast, form
     )
     results = _run(worker, units, done, run_units, progress)
     _refuse_changed_files(cache, units, folder)
-    dataset = _assemble(dir, tokenizer, fingerprint, [results[unit.key] for unit in units])
+    dataset = _assemble(dir, tokenizer, fingerprint, form, [results[unit.key] for unit in units])
     _log_left_out(dataset)
     _check_sizes_of_splits(dataset.shards, min_val_tokens, settings)
     _refuse_lost_shards(dataset)
@@ -223,19 +244,27 @@ def _refuse_changed_files(cache: SourceCache, units: Sequence[Unit], folder: Fol
     raise DataError(f"{min(changed)}: changed while prepare was reading it: run prepare again when it is complete")
 
 
-def _assemble(dir: Path | str, tokenizer: TextTokenizer, corpus: str, results: Sequence[UnitResult]) -> Dataset:
+def _assemble(
+    dir: Path | str,
+    tokenizer: TextTokenizer,
+    corpus: str,
+    form: ExampleForm | None,
+    results: Sequence[UnitResult],
+) -> Dataset:
     shards = manifest_order(shard for result in results for shard in result.shards)
     notes = {r.key: r.note for r in results if not r.shards or r.note.empty or r.note.skipped}
+    examples = None if form is None else ExampleLayout(form.task, form.seq_len, form.classes)
     return Dataset(
         dir=dir,
-        fingerprint=dataset_fingerprint(tokenizer.fingerprint, shards),
+        fingerprint=dataset_fingerprint(tokenizer.fingerprint, shards, examples),
         tokenizer_fingerprint=tokenizer.fingerprint,
         corpus_fingerprint=corpus,
         vocab_size=tokenizer.vocab_size,
         eot_id=tokenizer.eot_id,
-        dtype=token_dtype(tokenizer.vocab_size),
+        dtype=token_dtype(tokenizer.vocab_size) if form is None else "uint32",
         shards=shards,
         unit_notes=notes,
+        examples=examples,
     )
 
 

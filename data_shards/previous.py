@@ -9,6 +9,7 @@ from pathlib import Path
 from data_shards.dataset import Dataset, UnitNote, has_dataset, version_fingerprints
 from data_shards.errors import DataError
 from data_shards.manifest import Shard
+from data_shards.rejects import LEFT_OUT_AS_ASKED
 from data_shards.shard_numbers import shard_number
 from data_shards.storage import Folder, open_folder
 from data_shards.units import Unit
@@ -59,7 +60,7 @@ def usable_results(
     """Results whose shards are there in the size they should have, and whose bad records are still allowed."""
 
     def usable(result: UnitResult) -> bool:
-        if result.note.skipped and on_bad_record == "fail":
+        if on_bad_record == "fail" and result.note.skipped.keys() - {LEFT_OUT_AS_ASKED}:
             return False
         return all(sizes.get(shard.path) == shard.bytes for shard in result.shards)
 

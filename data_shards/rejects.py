@@ -16,6 +16,8 @@ logger = logging.getLogger(__name__)
 PLACES_PER_UNIT = 100
 LOGGED_PER_REASON = 5
 _SHOWN_CHARACTERS = 60
+_TOO_LONG = "longer than a sequence"
+LEFT_OUT_AS_ASKED = f"{_TOO_LONG}, and left out as data.too_long asks"
 _SCHEMA = pa.schema([(name, pa.string()) for name in ("unit", "source", "where", "reason", "found")])
 
 
@@ -44,11 +46,23 @@ class Rejects:
         message = f"{where}: {reason}: {found}"
         if self.on_bad_record == "fail":
             raise DataError(f"{message}: correct the file, or set data.on_bad_record: skip")
+        self._skip(reason, where, found)
+
+    def _skip(self, reason: str, where: str, found: str) -> None:
         self.skipped[reason] += 1
         if len(self.places) < PLACES_PER_UNIT:
             self.places.append(Reject(where, reason, found))
         if self.skipped[reason] <= self.logged_per_reason:
-            logger.warning("skipped %s", message)
+            logger.warning("skipped %s: %s: %s", where, reason, found)
+
+    def reject_too_long(self, where: str, found: str, too_long: str) -> None:
+        """An example that is longer than a row: by `data.too_long` it is left out, or refused, or else is bad."""
+        if too_long == "skip":
+            self._skip(LEFT_OUT_AS_ASKED, where, found)
+        elif too_long == "fail":
+            raise DataError(f"{where}: {_TOO_LONG}: {found}: raise model.max_seq_len, or set data.too_long: cut")
+        else:
+            self.reject(f"what is learned is {_TOO_LONG}", where, found)
 
     def cut_within_a_word(self, where: str, part_bytes: int) -> None:
         """A document was cut where its tokens may be others than those of the whole. No text is lost."""

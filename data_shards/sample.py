@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from data_shards.dataset import Dataset
+from data_shards.example_view import example_lengths, example_pieces, marked
 from data_shards.manifest import Shard
 from data_shards.shard_view import ShardView
 from data_shards.tokenizer import TextTokenizer
@@ -81,11 +82,13 @@ def sample_documents(
     for place in sorted(int(index) for index in chosen):
         index = int(np.searchsorted(ends, place, side="right"))
         inside = place - int(ends[index] - documents[index])
-        examples.append(_example(ShardView(dataset, shards[index]), inside, tokenizer))
+        examples.append(_example(dataset, ShardView(dataset, shards[index]), inside, tokenizer))
     return examples
 
 
-def _example(view: ShardView, document: int, tokenizer: TextTokenizer) -> Example:
+def _example(dataset: Dataset, view: ShardView, document: int, tokenizer: TextTokenizer) -> Example:
+    if dataset.examples is not None:
+        return _fine_tuning_example(dataset, view, document, tokenizer)
     starts = view.document_starts()
     start = int(starts[document])
     end = int(starts[document + 1]) if document + 1 < len(starts) else view.shard.tokens
@@ -93,3 +96,14 @@ def _example(view: ShardView, document: int, tokenizer: TextTokenizer) -> Exampl
     text = tokenizer.decode(view.tokens(start, shown))
     is_whole = shown == end - 1
     return Example(view.shard.path, document, end - start, text if is_whole else text.rstrip("\ufffd"), is_whole)
+
+
+def _fine_tuning_example(dataset: Dataset, view: ShardView, document: int, tokenizer: TextTokenizer) -> Example:
+    """The end of an example, since what is learned stands there."""
+    assert dataset.examples is not None
+    starts = view.document_starts()
+    start, tokens = int(starts[document]), int(example_lengths(dataset, view.shard)[document])
+    first = max(start, start + tokens - _EXAMPLE_TOKENS)
+    pieces = example_pieces(view.stored(first, start + tokens), dataset.examples, tokenizer)
+    text = marked(pieces)
+    return Example(view.shard.path, document, tokens, text, first == start)

@@ -5,6 +5,8 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from data_shards.task_settings import TASK_FORMATS, ClassTask, Task
+
 _WILDCARDS = frozenset("*?[")
 # Every byte needs a token of its own, and <|endoftext|> is one more.
 SMALLEST_VOCABULARY = 257
@@ -31,6 +33,11 @@ class SourceSettings(BaseModel):
         min_length=1,
         description="where a record keeps its text (default: text) or its ids (default: input_ids); a.b is nested; "
         "given for webdataset, a sample's .json goes before its .txt",
+    )
+    task: Task | None = Field(
+        None,
+        description="records for fine-tuning instead of text: {prompt: FIELD, completion: FIELD}, {messages: FIELD} "
+        "or {text: FIELD, pair: FIELD, label: FIELD}, of which pair may be left out",
     )
     document: Literal["file", "line", "blank_line"] = Field(
         "file", description="what is one document of a text file: the file, a line, or what stands between blank lines"
@@ -59,6 +66,13 @@ class SourceSettings(BaseModel):
                 f"field: {self.field} is for {', '.join(_FORMATS_WITH_FIELD)}, but format is {self.format}: "
                 "leave field out"
             )
+        if self.task is not None and self.format not in ("auto", *TASK_FORMATS):
+            raise ValueError(
+                f"task: records are read from {', '.join(TASK_FORMATS)}, but format is {self.format}: "
+                "convert the file to one of them"
+            )
+        if self.task is not None and self.field is not None:
+            raise ValueError(f"field: task names the fields already, but field is {self.field}: leave field out")
         return self
 
     @property
@@ -99,10 +113,19 @@ class DataSettings(BaseModel):
     on_bad_shard: Literal["fail", "skip"] = Field(
         "fail", description="skip leaves a missing or corrupt shard out of training, and records that"
     )
-    packing: Literal["stream", "documents", "sentence_pairs"] = Field(
+    packing: Literal["stream", "documents", "sentence_pairs", "examples"] = Field(
         "stream",
         description="stream: sequences run over documents' borders (GPT-2); documents: attention and positions restart "
-        "at each document; sentence_pairs: two neighbouring sentences are a document (GPT-1)",
+        "at each document; sentence_pairs: two neighbouring sentences are a document (GPT-1); examples: records of a "
+        "task, each whole in one sequence, best-fit (the default with a task, and only with one)",
+    )
+    too_long: Literal["cut", "skip", "fail"] = Field(
+        "cut",
+        description="an example that is longer than a sequence: cut takes tokens off its start (if what is learned "
+        "alone is too long, it is a bad record), skip leaves it out, fail stops",
+    )
+    classes: tuple[str, ...] | None = Field(
+        None, min_length=2, description="names of the classes, in order; default: those found in the sources, sorted"
     )
     unit_bytes: int = Field(64 << 20, ge=1, description="text of one unit of work and so of one shard, at most")
     block_tokens: int = Field(65_536, ge=1, le=1 << 30, description="tokens in one member of a shard")
@@ -112,6 +135,15 @@ class DataSettings(BaseModel):
         None, description="where a node keeps the shards of a remote dataset; default: a folder in its temporary one"
     )
     cache_bytes: int = Field(50 << 30, ge=1 << 20, description="what cache_dir holds, at most; 1048576 or more")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _pack_examples_where_there_is_a_task(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or "packing" in value or not isinstance(value.get("sources"), list | tuple):
+            return value
+        sources = value["sources"]
+        has_task = any(isinstance(source, dict) and source.get("task") for source in sources)
+        return {**value, "packing": "examples"} if has_task else value
 
     @field_validator("val_sources")
     @classmethod
@@ -140,11 +172,21 @@ class DataSettings(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _check_tasks(self) -> Self:
+        check_tasks(self)
+        return self
+
+    @model_validator(mode="after")
     def _refuse_what_ids_cannot_do(self) -> Self:
         for source in (*self.sources, *(self.val_sources or ())):
             if source.format in TOKEN_FORMATS:
                 refuse_for_tokens(self, source, "sources" if source in self.sources else "val_sources")
         return self
+
+    @property
+    def task(self) -> Task | None:
+        """The task of the first source; those of the others are of the same kind."""
+        return self.sources[0].task
 
     @property
     def weights(self) -> dict[str, float] | None:
@@ -173,6 +215,25 @@ def refuse_for_tokens(settings: DataSettings, source: SourceSettings, field: str
             f"packing: sentence_pairs needs text, but {field} has {source.path}, which holds ids: "
             "take stream or documents, or leave the source out"
         )
+
+
+def check_tasks(settings: DataSettings) -> None:
+    """Raise ValueError where sources do not have tasks of one kind, or other settings do not go with them."""
+    sources = (*settings.sources, *(settings.val_sources or ()))
+    kinds = {source.label: source.task.kind if source.task else "none" for source in sources}
+    if len(set(kinds.values())) > 1:
+        told = ", ".join(f"{label}: {kind}" for label, kind in kinds.items())
+        raise ValueError(f"sources: all have a task of one kind or none has; found {told}: make two datasets of them")
+    if (settings.packing == "examples") != (settings.task is not None):
+        raise ValueError(
+            "packing: examples is for sources with a task, and they are packed in no other way; found "
+            f"{settings.packing} {'with' if settings.task else 'without'} a task: leave packing out"
+        )
+    if settings.classes is not None:
+        if not isinstance(settings.task, ClassTask):
+            raise ValueError("classes: are for sources with a task {text, label}: leave classes out")
+        if len(set(settings.classes)) < len(settings.classes):
+            raise ValueError("classes: each has a name of its own, found one twice: leave it out")
 
 
 def is_remote(path: str) -> bool:

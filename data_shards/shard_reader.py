@@ -14,6 +14,7 @@ from xxhash import xxh3_64_intdigest
 from data_shards.blocks import block_key, block_rows
 from data_shards.dataset import Dataset
 from data_shards.errors import DataError
+from data_shards.loss_bit import counted_tokens, token_ids
 from data_shards.manifest import SPLITS, Shard
 from data_shards.permutation import Int64Array
 from data_shards.storage import LocalFolder
@@ -89,6 +90,7 @@ class ShardReader:
 
     def __init__(self, dataset: Dataset, shards: Sequence[Shard]) -> None:
         self._path_of, self._shards = dataset.shard_path, shards
+        self._has_loss_bit = dataset.has_loss_bit
         self._dtype = np.dtype(dataset.dtype).newbyteorder("<")
         self._item: Literal["H", "I"] = "H" if self._dtype.itemsize == 2 else "I"
         self._open: dict[int, _OpenShard] = {}
@@ -99,6 +101,8 @@ class ShardReader:
 
     def read_rows(self, shards: Int64Array, firsts: Int64Array, shape: tuple[int, int]) -> Int64Array:
         """Rows of n tokens, int64 [R, n] with (R, n) = shape: tokens [first, first + n) of each shard, then zeros.
+
+        They are as stored, and so have loss bits in a dataset of examples: `read_counted_rows` takes them off.
 
         Args: shards and firsts int64 [at most R].
         Raises: DataError if a block's bytes do not have the hash of the manifest, or the file is gone or cut.
@@ -116,6 +120,13 @@ class ShardReader:
         parts.append(bytes((rows - len(shards)) * n * self._dtype.itemsize))
         # One join and one conversion for all rows: half the time of a copy for each.
         return np.frombuffer(b"".join(parts), self._dtype).astype(np.int64).reshape(shape)
+
+    def read_counted_rows(
+        self, shards: Int64Array, firsts: Int64Array, shape: tuple[int, int]
+    ) -> tuple[Int64Array, NDArray[np.bool_] | None]:
+        """The ids of `read_rows`, and whether the loss counts each token, bool [R, n]; None where all count."""
+        stored = self.read_rows(shards, firsts, shape)
+        return (token_ids(stored), counted_tokens(stored)) if self._has_loss_bit else (stored, None)
 
     def prove(self, shard: int, first: int, n: int, *, with_documents: bool) -> None:
         """Look at the blocks that the tokens [first, first + n) of a shard lie in, but for those that were proved.

@@ -8,6 +8,7 @@ import numpy as np
 from data_shards.blocks import Block
 from data_shards.dataset import Dataset
 from data_shards.errors import DataError
+from data_shards.loss_bit import token_ids
 from data_shards.manifest import Shard
 
 
@@ -17,6 +18,7 @@ class ShardView:
     def __init__(self, dataset: Dataset, shard: Shard) -> None:
         self.shard = shard
         self.path = dataset.shard_path(shard)
+        self._has_loss_bit = dataset.has_loss_bit
         self._dtype = np.dtype(dataset.dtype).newbyteorder("<")
         size = file_size(self.path)
         if size != shard.bytes:
@@ -27,15 +29,25 @@ class ShardView:
         self._bytes = np.memmap(self.path, dtype=np.uint8, mode="r")
 
     def tokens_of(self, block: Block) -> np.ndarray:
-        """The block's tokens as stored, uint16 or uint32, [block.tokens]."""
+        """The block's tokens as stored, uint16 or uint32, [block.tokens]; of examples with their loss bits."""
         return self._array(block.token_offset, block.tokens, self._dtype)
+
+    def ids_of(self, block: Block) -> np.ndarray:
+        """The block's ids without loss bits, uint16 or uint32, [block.tokens]."""
+        stored = self.tokens_of(block)
+        return token_ids(stored) if self._has_loss_bit else stored
 
     def docs_of(self, block: Block) -> np.ndarray:
         """Starts of the documents that begin in the block, from its first token, uint32, [block.docs]."""
         return self._array(block.docs_offset, block.docs, np.dtype("<u4"))
 
     def tokens(self, start: int, stop: int) -> np.ndarray:
-        """Tokens [start, stop) of the shard, across blocks."""
+        """Ids of the tokens [start, stop) of the shard, across blocks, without loss bits."""
+        stored = self.stored(start, stop)
+        return token_ids(stored) if self._has_loss_bit else stored
+
+    def stored(self, start: int, stop: int) -> np.ndarray:
+        """Tokens [start, stop) of the shard as stored, across blocks."""
         parts = []
         for first, block in self.placed_blocks():
             low, high = max(start - first, 0), min(stop - first, block.tokens)

@@ -81,6 +81,12 @@ class ShardWriter:
         self._within_document = unfinished
         self._append(self._with_end_marks(ids, offsets, number - unfinished))
 
+    def add_stored(self, stored: NDArray[np.uint32], starts: NDArray[np.int64]) -> None:
+        """Append tokens as they are, uint32 [tokens], with documents that begin at the places `starts` in them."""
+        self._starts.append(starts + self.tokens)
+        self.documents += len(starts)
+        self._append(stored)
+
     def mark(self) -> Mark:
         """The present place, which must not be within a document."""
         pending = self._block[: self._filled].copy()

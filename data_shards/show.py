@@ -1,12 +1,14 @@
 """A document, or a sequence as a model is given it, as text and tokens."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from data_shards.dataset import Dataset
 from data_shards.errors import DataError
-from data_shards.manifest import Shard
+from data_shards.example_view import Piece, example_pieces
+from data_shards.loss_bit import counted_tokens, token_ids
+from data_shards.manifest import ExampleLayout, Shard
 from data_shards.order import Order
 from data_shards.packing import label_mask, separates_documents
 from data_shards.permutation import Int64Array
@@ -24,6 +26,7 @@ class Segment:
     text: str  # without the end mark; a character that is cut by a border shows as U+FFFD
     has_start: bool
     has_end: bool  # the last token is the end mark
+    pieces: list[Piece] = field(default_factory=list)  # of an example: `text`, cut where what is learned begins or ends
 
 
 @dataclass(frozen=True)
@@ -67,14 +70,20 @@ def show_sequence(dataset: Dataset, order: Order, position: int, packing: str) -
         raise DataError(f"the position in the order of training must be 0 or more, found {position}")
     numbers, firsts = order.locate(np.array([position]))
     shard, first = dataset.split("train")[int(numbers[0])], int(firsts[0])
-    return _shown(dataset, shard, "sequence", position, first, first + order.seq_len + 1, packing)
+    return _shown(dataset, shard, "sequence", position, first, first + _shown_tokens(dataset, order.seq_len), packing)
 
 
 def show_held_out_sequence(dataset: Dataset, n: int, seq_len: int, packing: str) -> Shown:
     """Sequence `n` of the validation split, from 0 in the order of evaluation; DataError where there is none."""
     counts = sequence_counts(np.array([shard.tokens for shard in dataset.split("val")], dtype=np.int64), seq_len)
     shard, inside = _place(dataset, "val", n, counts.tolist(), f"sequence of {seq_len} tokens")
-    return _shown(dataset, shard, "sequence", n, inside * seq_len, (inside + 1) * seq_len + 1, packing)
+    first = inside * seq_len
+    return _shown(dataset, shard, "sequence", n, first, first + _shown_tokens(dataset, seq_len), packing)
+
+
+def _shown_tokens(dataset: Dataset, seq_len: int) -> int:
+    """Those of a sequence; of a row of examples without the last label, which begins another row."""
+    return seq_len + (dataset.examples is None)
 
 
 def _place(dataset: Dataset, split: str, n: int, sizes: list[int], kind: str) -> tuple[Shard, int]:
@@ -91,10 +100,14 @@ def _shown(dataset: Dataset, shard: Shard, kind: str, number: int, start: int, s
     view = ShardView(dataset, shard)
     starts = view.document_starts()
     borders = starts[(starts > start) & (starts < stop)] - start
-    ids = view.tokens(start, stop)
-    segments = _segments(
-        ids, borders, bool((starts == start).any()), dataset.eot_id, load_tokenizer(dataset.tokenizer_path)
-    )
+    stored = view.stored(start, stop)
+    tokenizer = load_tokenizer(dataset.tokenizer_path)
+    if dataset.examples is None:
+        segments = _segments(stored, borders, bool((starts == start).any()), dataset.eot_id, tokenizer)
+        masked = _masked_labels(borders, len(stored) - 1) if separates_documents(packing) else []
+    else:
+        segments = _examples(stored, borders, dataset.examples, dataset.eot_id, tokenizer)
+        masked = (np.flatnonzero(~counted_tokens(stored)[1:]) + 1).tolist()
     return Shown(
         kind=kind,
         number=number,
@@ -102,9 +115,9 @@ def _shown(dataset: Dataset, shard: Shard, kind: str, number: int, start: int, s
         source=shard.source,
         shard=shard.path,
         first_token=start,
-        tokens=len(ids),
+        tokens=len(stored),
         segments=segments,
-        masked_labels=_masked_labels(borders, len(ids) - 1) if separates_documents(packing) else [],
+        masked_labels=masked,
     )
 
 
@@ -121,4 +134,16 @@ def _segments(
         has_end = int(part[-1]) == eot_id
         text = tokenizer.decode(part[:-1] if has_end else part)
         segments.append(Segment(place, part.tolist(), text, starts_document or bool(segments), has_end))
+    return segments
+
+
+def _examples(
+    stored: np.ndarray, borders: Int64Array, layout: ExampleLayout, eot_id: int, tokenizer: TextTokenizer
+) -> list[Segment]:
+    """Examples with what is learned of each; filling shows in the ids alone."""
+    segments = []
+    for place, part in zip([0, *borders.tolist()], np.split(stored, borders), strict=True):
+        pieces, ids = example_pieces(part, layout, tokenizer), token_ids(part).tolist()
+        text = "".join(piece.text for piece in pieces)
+        segments.append(Segment(place, ids, text, True, ids[-1] == eot_id, pieces))
     return segments

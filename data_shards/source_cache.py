@@ -31,7 +31,8 @@ class SourceCache:
         """As `pieces.cut_file`, but reads only files that are new or changed."""
         file, state = found.file, found.state
         self._states[file] = state
-        key = "\n".join((file.format, file.compression, file.field, file.document, file.container, file.path))
+        manner = (file.format, file.compression, file.field, file.document, file.container, file.path)
+        key = "\n".join((*manner, file.task) if file.task else manner)
         seen = [FORMAT_VERSION, state.size, state.version, unit_bytes]
         kept = self._kept.get(key)
         if state.version and isinstance(kept, list) and kept[:-1] == seen:

@@ -13,6 +13,7 @@ from data_shards.errors import DataError
 from data_shards.hugging_face_folder import data_files
 from data_shards.settings import SourceSettings, is_remote
 from data_shards.source_files import FileState, find, is_folder, open_source, reading, states
+from data_shards.task_settings import TASK_FORMATS, task_text
 
 Format = Literal["text", "jsonl", "parquet", "arrow", "webdataset", "tokens", "megatron"]
 Compression = Literal["", "gz", "zst"]
@@ -47,6 +48,7 @@ class SourceFile:
     field: str
     document: str
     container: str = ""  # of tokens: jsonl, parquet or arrow
+    task: str = ""  # `task_text`, where it holds records of a task
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -143,13 +145,19 @@ def _source_file(name: str, source: SourceSettings) -> SourceFile:
     kind = source.format if source.format != "auto" else _format_of(name, suffix)
     container = _container_of(name, suffix) if kind == "tokens" else ""
     _refuse_compressed(name, container or kind, compression)
+    if source.task is not None and kind not in TASK_FORMATS:
+        raise DataError(
+            f"{name}: records of a task are read from {', '.join(TASK_FORMATS)} files, and this is {kind}: convert it, "
+            "or give the source's format"
+        )
     return SourceFile(
         path=_index_of(name, suffix) if kind == "megatron" else name,
         format=kind,
         compression=compression,
-        field=_field_of(source, kind),
+        field="" if source.task else _field_of(source, kind),
         document=source.document if kind == "text" else "",
         container=container,
+        task="" if source.task is None else task_text(source.task),
     )
 
 

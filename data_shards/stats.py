@@ -12,8 +12,10 @@ import numpy as np
 from data_shards.balance import balance, max_over_mean
 from data_shards.dataset import Dataset
 from data_shards.errors import DataError
+from data_shards.example_view import example_facts, example_lengths
 from data_shards.lengths import LengthHistogram
 from data_shards.loader import train_order
+from data_shards.loss_bit import counted_tokens, token_ids
 from data_shards.manifest import SPLITS, Shard, counts
 from data_shards.pool import sequence_counts
 from data_shards.rejects import Reject
@@ -85,21 +87,23 @@ def describe_text(dataset: Dataset, sample_bytes: int = SAMPLE_BYTES, seed: int 
 def describe_balance(dataset: Dataset) -> dict[str, Any]:
     """How even the training shards are: a histogram of their tokens, and the balance of an epoch over 8 ranks.
 
-    The balance is that of sequences of 1,024 tokens in the default order; None where no shard holds a whole sequence.
+    The balance is that of sequences of 1,024 tokens (of examples, their rows) in the default order; None where no
+    shard holds a whole sequence.
     """
+    seq_len = BALANCE_SEQ_LEN if dataset.examples is None else dataset.examples.seq_len
     shards = dataset.split("train")
     tokens = np.array([shard.tokens for shard in shards], dtype=np.int64)
     sizes = LengthHistogram()
     sizes.add(tokens)
     described: dict[str, Any] = {"shard_tokens": sizes.summary(), "histogram": sizes.log_bins(), "ranks": None}
-    if sequence_counts(tokens, BALANCE_SEQ_LEN).any():
+    if sequence_counts(tokens, seq_len).any():
         fields = DataSettings.model_fields
         streams, window = fields["streams"].default, fields["shuffle_window"].default
-        order = train_order(dataset, seq_len=BALANCE_SEQ_LEN, seed=_SEED, streams=streams, window=window, weights=None)
+        order = train_order(dataset, seq_len=seq_len, seed=_SEED, streams=streams, window=window, weights=None)
         found = balance(order, tokens, BALANCE_WORLD)
         described["ranks"] = {
             "world": BALANCE_WORLD,
-            "seq_len": BALANCE_SEQ_LEN,
+            "seq_len": seq_len,
             "tokens": found.load.tokens.tolist(),
             "max_over_mean": max_over_mean(found.load.tokens),
             "round_robin": found.round_robin,
@@ -142,17 +146,24 @@ def unigram_loss(
 
 
 def _token_counts(dataset: Dataset, shard: Shard, most: int) -> np.ndarray:
-    """How often each token is among the first `most` of a shard, int64 [V]; DataError if their blocks are damaged."""
+    """How often each token is among the first `most` of a shard, int64 [V]; DataError if their blocks are damaged.
+
+    Of examples those alone that the loss counts.
+    """
     ShardReader(dataset, [shard]).prove(0, 0, min(most, shard.tokens), with_documents=False)
     view, numbers = ShardView(dataset, shard), np.zeros(dataset.vocab_size, np.int64)
     for first, block in view.placed_blocks():
         if first < most:
-            numbers += np.bincount(view.tokens_of(block)[: most - first], minlength=dataset.vocab_size)
+            stored = view.tokens_of(block)[: most - first]
+            ids = token_ids(stored[counted_tokens(stored)]) if dataset.has_loss_bit else stored
+            numbers += np.bincount(ids, minlength=dataset.vocab_size)
     return numbers
 
 
 def document_lengths(dataset: Dataset, shard: Shard) -> np.ndarray:
-    """Tokens of each document of a shard, end mark included, int64, [documents]."""
+    """Tokens of each document of a shard, end mark included, int64, [documents]; of examples without filling."""
+    if dataset.examples is not None:
+        return example_lengths(dataset, shard)
     return np.diff(ShardView(dataset, shard).document_starts(), append=shard.tokens)
 
 
@@ -170,6 +181,7 @@ def _describe_split(
     return {
         **_describe_counts(totals, whole),
         "shards_read": len(shards),
+        "examples": example_facts(dataset, shards),
         "sources": {
             source: {
                 **_describe_counts(row, by_source[source]),

@@ -44,6 +44,11 @@ class SplitOutput:
         self._begun().add_flat(ids, offsets, unfinished=unfinished)
         self._text_bytes += text_bytes
 
+    def add_rows(self, stored: NDArray[np.uint32], starts: NDArray[np.int64], text_bytes: int) -> None:
+        """Append examples as `ShardWriter.add_stored` does; `text_bytes` are those of their text in UTF-8."""
+        self._begun().add_stored(stored, starts)
+        self._text_bytes += text_bytes
+
     def mark(self) -> None:
         """A document begins that may have to be withdrawn."""
         self._mark = (self._begun().mark(), self._text_bytes)

@@ -66,6 +66,10 @@ class SplitRule:
         """Whether `split_of` by hash is "val", for many documents at once, by the `split_hash` of each."""
         return hashes < np.uint64(math.ceil(self._limit))
 
+    def is_held_out(self, hash: int) -> bool:
+        """Whether a record with this `split_hash` goes to validation."""
+        return self.kind == "val" or (self.kind == "hash" and hash < self._limit)
+
     @cached_property
     def _limit(self) -> float:
         return self.val_fraction * 2.0**64
@@ -134,8 +138,8 @@ def plan_units(settings: DataSettings, cut: PieceCutter) -> tuple[Unit, ...]:
     return tuple(units)
 
 
-def with_keys(units: Sequence[Unit], tokenizer_fingerprint: str, block_tokens: int) -> tuple[Unit, ...]:
-    """The units with keys that stand for all their shards depend on.
+def with_keys(units: Sequence[Unit], tokenizer_fingerprint: str, block_tokens: int, form: str = "") -> tuple[Unit, ...]:
+    """The units with keys that stand for all their shards depend on; `form` is how records become examples.
 
     Equal text twice in a source gives different keys, in order.
     """
@@ -143,6 +147,7 @@ def with_keys(units: Sequence[Unit], tokenizer_fingerprint: str, block_tokens: i
     keyed = []
     for unit in units:
         parts = [FORMAT_VERSION, tokenizer_fingerprint, asdict(unit.rule), block_tokens, unit.source, unit.key]
+        parts += [form] if form else []
         key = _sha256(json.dumps(parts))
         keyed.append(replace(unit, key=_sha256(f"{key} {seen[key]}")))
         seen[key] += 1
@@ -156,7 +161,7 @@ def corpus_fingerprint(units: Iterable[Unit]) -> str:
 
 def _manner(file: SourceFile) -> tuple[str, ...]:
     """How a file is read: all of it but the path."""
-    return file.format, file.compression, file.field, file.document, file.container
+    return file.format, file.compression, file.field, file.document, file.container, file.task
 
 
 def _cut_all(files: Sequence[FoundFile], unit_bytes: int, cut: PieceCutter) -> Iterator[tuple[Piece, ...]]:

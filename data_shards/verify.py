@@ -14,6 +14,7 @@ from xxhash import xxh3_64_intdigest
 
 from data_shards.dataset import TOKENIZER_FILE, Dataset
 from data_shards.errors import DataError
+from data_shards.example_view import example_problems
 from data_shards.manifest import Shard
 from data_shards.shard_cache import CachePlace
 from data_shards.shard_view import ShardView
@@ -141,8 +142,9 @@ def _block_problems(dataset: Dataset, view: ShardView) -> Iterator[str]:
             yield f"block {block.key}: hash of the tokens is wrong"
         if xxh3_64_intdigest(docs.tobytes()) != block.docs_xxh3:
             yield f"block {block.key}: hash of the document starts is wrong"
-        if len(tokens) and int(tokens.max()) >= dataset.vocab_size:
-            yield f"block {block.key}: token {tokens.max()} is outside the vocabulary of {dataset.vocab_size}"
+        ids = view.ids_of(block)
+        if len(ids) and int(ids.max()) >= dataset.vocab_size:
+            yield f"block {block.key}: token {ids.max()} is outside the vocabulary of {dataset.vocab_size}"
         if len(docs) and int(docs.max()) >= block.tokens:
             yield f"block {block.key}: a document starts at {docs.max()}, but it has {block.tokens} tokens"
 
@@ -157,6 +159,9 @@ def _document_problems(dataset: Dataset, view: ShardView) -> Iterator[str]:
         yield f"{len(starts)} documents start in it, but the manifest says {shard.documents}"
     if len(starts) == 0 or starts[0] != 0 or np.any(np.diff(starts) <= 0):
         yield "the documents' starts do not rise from 0"
+        return
+    if dataset.examples is not None:
+        yield from example_problems(dataset, view)
         return
     ends = [first + np.flatnonzero(view.tokens_of(block) == dataset.eot_id) for first, block in view.placed_blocks()]
     if not np.array_equal(np.concatenate(ends), np.append(starts[1:], shard.tokens) - 1):

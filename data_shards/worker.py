@@ -15,6 +15,8 @@ from data_shards.batches import joined
 from data_shards.dataset import TOKENIZER_FILE, UnitNote
 from data_shards.encoder import SPOT_CHECK_BYTES, Encoder
 from data_shards.errors import DataError
+from data_shards.example_form import ExampleForm
+from data_shards.example_run import ExampleRun
 from data_shards.manifest import SPLITS, Shard
 from data_shards.rejects import Reject, Rejects
 from data_shards.storage import Folder, open_folder
@@ -64,6 +66,7 @@ class UnitWorker:
     on_bad_record: str
     packing: str = "stream"
     fast_encoder: bool = True  # as `dataset_tokenizer.fast_encoder_agrees` found; the tokens are the same either way
+    form: ExampleForm | None = None  # how records become examples; None where text becomes documents
     careful: bool = False  # each batch is encoded by another process first, and texts that end it are rejected
 
     def __call__(self, unit: Unit) -> UnitResult:
@@ -79,23 +82,23 @@ class UnitWorker:
                 unit=unit.key,
                 source=unit.source,
                 number=unit.shard,
-                dtype=token_dtype(tokenizer.vocab_size),
+                dtype="uint32" if self.form else token_dtype(tokenizer.vocab_size),
                 eot_id=tokenizer.eot_id,
                 block_tokens=self.block_tokens,
             )
             outputs = {split: SplitOutput(folder, form, split, stack) for split in SPLITS}
-            run = UnitRun(
-                tokenizer,
-                encoder,
-                unit.rule,
-                outputs,
-                rejects,
-                in_pairs=self.packing == "sentence_pairs",
-                try_texts=self._try_texts if self.careful else None,
-            )
+            try_texts = self._try_texts if self.careful else None
             batches = unit.documents(rejects)
-            for batch in batches if self.careful else joined(batches):
-                run.add(batch)
+            if self.form is not None:
+                run = ExampleRun(self.form, tokenizer, encoder, unit.rule, outputs, rejects, try_texts=try_texts)
+                for batch in batches:
+                    run.add(batch)
+                run.finish()
+            else:
+                in_pairs = self.packing == "sentence_pairs"
+                texts = UnitRun(tokenizer, encoder, unit.rule, outputs, rejects, in_pairs=in_pairs, try_texts=try_texts)
+                for batch in batches if self.careful else joined(batches):
+                    texts.add(batch)
             shards = [output.close() for output in outputs.values()]
         note = UnitNote(rejects.empty, dict(sorted(rejects.skipped.items())), tuple(rejects.places))
         result = UnitResult(unit.key, tuple(shard for shard in shards if shard is not None), note)

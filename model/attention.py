@@ -36,15 +36,19 @@ class Attention(nn.Module):
         documents: DocumentLayout | None = None,
         rotation: Rotation | None = None,
         cache: KeyValueCache | None = None,
+        mask: Tensor | None = None,
     ) -> Tensor:
         """[B, T, C] to [B, T, C]; token t sees the tokens up to t, those of its own document where there are some.
 
         rotation: by which queries and keys turn, in models with rotary positions. cache: of the tokens before these.
+        mask: which tokens each sees instead, bool [B, 1, T, T], with neither documents nor cache.
         """
         qkv_btc = self.c_attn(x_btc)
         if self.has_qk_norm or rotation is not None:
             qkv_btc = self._prepared(qkv_btc, rotation)
-        if cache is not None:
+        if mask is not None:
+            y_btc = self._attend(qkv_btc, mask)
+        elif cache is not None:
             y_btc = self._attend_cached(qkv_btc, cache)
         else:
             y_btc = self._attend(qkv_btc) if documents is None else documents.attend(qkv_btc, self._attend)
@@ -71,15 +75,15 @@ class Attention(nn.Module):
         return q, k, v
 
     def _spread(self, k_bhtd: Tensor) -> Tensor:
-        """Each head of keys as often as there are heads of queries to it."""
-        times = self.n_head // self.n_kv_head
-        return k_bhtd if times == 1 else k_bhtd.repeat_interleave(times, dim=1)
+        return spread_heads(k_bhtd, self.n_head)
 
-    def _attend(self, qkv_btc: Tensor) -> Tensor:
-        """Queries, keys and values side by side [B, T, (H + 2 heads of keys) D] to [B, T, H D]."""
+    def _attend(self, qkv_btc: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Queries, keys and values side by side [B, T, (H + 2 heads of keys) D] to [B, T, H D]; a mask, or causal."""
         q, k, v = self._split(qkv_btc)
         dropout = self.dropout if self.training else 0.0
-        y_bhtd = F.scaled_dot_product_attention(q, self._spread(k), self._spread(v), dropout_p=dropout, is_causal=True)
+        y_bhtd = F.scaled_dot_product_attention(
+            q, self._spread(k), self._spread(v), attn_mask=mask, dropout_p=dropout, is_causal=mask is None
+        )
         return y_bhtd.transpose(1, 2).flatten(2)
 
     def _attend_cached(self, qkv_btc: Tensor, cache: KeyValueCache) -> Tensor:
@@ -88,3 +92,35 @@ class Attention(nn.Module):
         k, v = cache.extend(self.layer, k, v)
         y_bhtd = F.scaled_dot_product_attention(q, self._spread(k), self._spread(v), attn_mask=mask)
         return y_bhtd.transpose(1, 2).flatten(2)
+
+
+class CrossAttention(nn.Module):
+    """Each token looks at an encoder's output (Vaswani et al. 2017, 3.2.3); without positions, as in T5's.
+
+    Names as in Hugging Face's GPT-2 with `add_cross_attention`.
+    """
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.n_head, self.head_dim, self.dropout = config.n_head, config.head_width, config.dropout
+        inner, memory = config.n_head * config.head_width, config.kv_heads * config.head_width
+        self.q_attn = Linear(config.n_embd, inner, bias=config.qkv_bias)
+        self.c_attn = Linear(config.n_embd, 2 * memory, bias=config.qkv_bias)
+        self.c_proj = Linear(inner, config.n_embd, std=residual_std(config), bias=config.attention_out_bias)
+
+    def forward(self, x_btc: Tensor, memory_btc: Tensor, mask: Tensor) -> Tensor:
+        """[B, T, C] and the encoder's [B, S, C] to [B, T, C]; mask: which of it each token sees, bool [B, 1, T, S]."""
+        q = self._heads(self.q_attn(x_btc))
+        k, v = (spread_heads(self._heads(part), self.n_head) for part in self.c_attn(memory_btc).chunk(2, dim=-1))
+        dropout = self.dropout if self.training else 0.0
+        y_bhtd = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+        return F.dropout(self.c_proj(y_bhtd.transpose(1, 2).flatten(2)), self.dropout, self.training)
+
+    def _heads(self, x_btc: Tensor) -> Tensor:
+        return x_btc.view(*x_btc.shape[:2], -1, self.head_dim).transpose(1, 2)
+
+
+def spread_heads(k_bhtd: Tensor, n_head: int) -> Tensor:
+    """Each head of keys or values as often as there are heads of queries to it, [B, n_head, T, D]."""
+    times = n_head // k_bhtd.shape[1]
+    return k_bhtd if times == 1 else k_bhtd.repeat_interleave(times, dim=1)

@@ -10,6 +10,8 @@ from typing import Any
 from model.errors import ModelError
 
 VOCAB_MULTIPLE = 64
+INIT_STD = 0.02
+"""Deviation of weights at the start, but where they add up in the residual stream."""
 
 
 def pad_vocab(vocab_size: int) -> int:
@@ -18,15 +20,18 @@ def pad_vocab(vocab_size: int) -> int:
 
 
 def checkpoint_period(mode: str) -> int:
-    """Read an activation checkpointing mode: `none` is 0, `full` is 1, `every_K` is K (block 0, K, 2K, ...).
+    """Of how many blocks one is recomputed in an activation checkpointing mode, the first of them; 0: none is.
 
-    Raises ModelError for anything else.
+    `none` is 0, `every_K` is K (block 0, K, 2K, ...), `full`, `full_cpu` and `selective` are 1, which differ in what
+    they keep of a block (`model.recomputation`). Raises ModelError for anything else.
     """
-    if mode in ("none", "full"):
-        return int(mode == "full")
+    if mode in ("none", "full", "full_cpu", "selective"):
+        return int(mode != "none")
     match = re.fullmatch(r"every_([1-9][0-9]*)", mode)
     if match is None:
-        raise ModelError(f"activation_checkpointing is {mode!r}; use none, full, or every_K such as every_2")
+        raise ModelError(
+            f"activation_checkpointing is {mode!r}; use none, selective, full, full_cpu, or every_K such as every_2"
+        )
     return int(match.group(1))
 
 
@@ -47,6 +52,7 @@ NORM_PLACES = ("before", "after")
 POSITIONS = ("learned", "rotary")
 ROTARY_PAIRS = ("neighbours", "halves")
 ACTIVATIONS = ("gelu_tanh", "gelu", "swiglu")
+ARCHITECTURES = ("decoder", "encoder_decoder")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,6 +89,9 @@ class GPTConfig:
     mlp_bias: bool = True
     tied_head: bool = True  # the output layer is the token embedding
     head_bias: bool = False
+    n_classes: int | None = None  # outputs of a classifier's head, in place of the vocabulary's
+    arch: str = "decoder"
+    n_encoder_layer: int | None = None  # of an encoder-decoder; None: n_layer
 
     def __post_init__(self) -> None:
         """Raises ModelError for a shape that no model can have."""
@@ -97,6 +106,7 @@ class GPTConfig:
             check_heads(self.n_embd, self.n_head)
         self._check_choices()
         self._check_heads_of_attention()
+        self._check_architecture()
         checkpoint_period(self.activation_checkpointing)
 
     def _check_choices(self) -> None:
@@ -106,6 +116,7 @@ class GPTConfig:
             ("norm_place", NORM_PLACES),
             ("positions", POSITIONS),
             ("rotary_pairs", ROTARY_PAIRS),
+            ("arch", ARCHITECTURES),
         ):
             if getattr(self, name) not in choices:
                 raise ModelError(f"model.{name} is {getattr(self, name)!r}; use {' or '.join(choices)}")
@@ -123,6 +134,36 @@ class GPTConfig:
                 f"model.rotary_dim is {self.rotary_width}; channels turn in pairs, so it must be even and at most the "
                 f"{self.head_width} channels of a head"
             )
+
+    def _check_architecture(self) -> None:
+        if self.n_classes is not None and not 2 <= self.n_classes <= self.real_vocab_size:
+            raise ModelError(
+                f"a classifier of {self.n_classes} classes cannot be trained: there must be at least 2, and at most "
+                f"the {self.real_vocab_size} ids of the vocabulary, by which they are stored"
+            )
+        if self.arch == "decoder" and self.n_encoder_layer is not None:
+            raise ModelError(
+                f"model.n_encoder_layer is {self.n_encoder_layer}, which a decoder alone does not have; leave it out, "
+                "or set model.arch: encoder_decoder"
+            )
+        if self.arch == "encoder_decoder":
+            self._check_encoder_decoder()
+
+    def _check_encoder_decoder(self) -> None:
+        if self.encoder_layers < 1:
+            raise ModelError(f"model.n_encoder_layer is {self.encoder_layers}; it must be at least 1")
+        if self.n_classes is not None:
+            raise ModelError("model.arch is encoder_decoder, but the data has classes; a classifier is a decoder")
+        if self.parallel_block:
+            raise ModelError(
+                "model.parallel_block is true, but the blocks of model.arch: encoder_decoder attend twice, one after "
+                "the other; set it to false"
+            )
+
+    @property
+    def encoder_layers(self) -> int:
+        """Blocks of an encoder-decoder's encoder."""
+        return self.n_layer if self.n_encoder_layer is None else self.n_encoder_layer
 
     @property
     def kv_heads(self) -> int:

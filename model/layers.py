@@ -8,9 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.config import GPTConfig
-
-INIT_STD = 0.02
+from model.config import INIT_STD, GPTConfig
 
 
 class Linear(nn.Linear):
@@ -22,12 +20,18 @@ class Linear(nn.Linear):
     def __init__(self, in_features: int, out_features: int, std: float = INIT_STD, bias: bool = True) -> None:
         self.std = std
         super().__init__(in_features, out_features, bias=bias)
+        self.adapter: nn.Module | None = None  # of low rank (see model.lora)
 
     def reset_parameters(self) -> None:
         """Draw the weights from torch's global generator."""
         nn.init.normal_(self.weight, std=self.std)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., in] to [..., out]."""
+        y = F.linear(x, self.weight, self.bias)
+        return y if self.adapter is None else y + self.adapter(x)
 
 
 class Embedding(nn.Embedding):
@@ -47,9 +51,11 @@ def make_norm(config: GPTConfig, width: int | None = None) -> nn.Module:
 def residual_std(config: GPTConfig) -> float:
     """Deviation of the 2 * n_layer projections whose outputs add up in the residual stream (Radford et al. 2019, 2.3).
 
-    Where norms come after the sum (GPT-1), the stream does not grow, and they start like all others.
+    Those of an encoder-decoder are 3 * n_layer. Where norms come after the sum (GPT-1), the stream does not grow, and
+    they start like all others.
     """
-    return INIT_STD if config.norm_place == "after" else INIT_STD / math.sqrt(2 * config.n_layer)
+    summands = (3 if config.arch == "encoder_decoder" else 2) * config.n_layer
+    return INIT_STD if config.norm_place == "after" else INIT_STD / math.sqrt(summands)
 
 
 class MLP(nn.Module):

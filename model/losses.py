@@ -32,8 +32,12 @@ def chunked_cross_entropy(
     chunk_tokens: int | None = None,
     *,
     bias_v: Tensor | None = None,
+    z_loss: float = 0.0,
 ) -> Tensor:
     """sum over n of weights_n[n] * cross-entropy(softmax(weight_vc @ hidden_nc[n] + bias_v), labels_n[n]), a scalar.
+
+    With `z_loss` the cross-entropy is more by z_loss * (log Z)^2, Z being the softmax's denominator, which keeps the
+    logits from drifting (Chowdhery et al. 2022, 5).
 
     hidden_nc [N, C], weight_vc [V, C] and bias_v [V] (default: none) share a dtype; labels_n [N] int64 below
     `vocab_size`, also where the weight is 0; weights_n [N] float, at least 0. Rows of weight_vc from `vocab_size` on
@@ -48,7 +52,7 @@ def chunked_cross_entropy(
     if chunk_tokens is None:
         logits_held = _CHUNK_LOGITS_CPU if hidden_nc.device.type == "cpu" else _CHUNK_LOGITS_GPU
         chunk_tokens = max(_CHUNK_ROWS_LEAST, logits_held // weight_vc.shape[0])
-    arguments = hidden_nc, weight_vc, bias_v, labels_n, weights_n, vocab_size, chunk_tokens
+    arguments = hidden_nc, weight_vc, bias_v, labels_n, weights_n, vocab_size, chunk_tokens, z_loss
     if not torch.is_grad_enabled():  # autograd would say that gradients are needed, and they cost two thirds
         return _loss_and_gradients(*arguments, needs_grad=(False, False, False)).loss
     apply: Callable[..., Tensor] = _ChunkedCrossEntropy.apply
@@ -73,7 +77,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             None if gradient is None else (gradient * d_loss).to(dtype)
             for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         )
-        return (*scaled, None, None, None, None)
+        return (*scaled, None, None, None, None, None)
 
 
 def _loss_and_gradients(
@@ -84,6 +88,7 @@ def _loss_and_gradients(
     weights_n: Tensor,
     vocab_size: int,
     chunk_tokens: int,
+    z_loss: float,
     *,
     needs_grad: tuple[bool, bool, bool],
 ) -> _Result:
@@ -107,10 +112,16 @@ def _loss_and_gradients(
             logits += bias_v
         logits[:, vocab_size:] = -torch.inf  # probability 0
         log_p = torch.log_softmax(logits, 1, dtype=dtype, out=log_p_buffer[: len(hidden)])
-        loss -= (log_p[at_label] * weights_n[rows]).sum()
+        losses = -log_p[at_label]
+        if z_loss:
+            log_z = logits[at_label].to(dtype) + losses
+            losses = losses + z_loss * log_z.square()
+        loss += (losses * weights_n[rows]).sum()
         if not any(needs_grad):
             continue
         p = log_p.exp_()
+        if z_loss:
+            p *= (1.0 + 2.0 * z_loss * log_z)[:, None]
         p[at_label] -= 1.0
         d_logits = p.to(hidden.dtype)
         if d_hidden_nc is not None:

@@ -92,12 +92,16 @@ class Forwarder:
         return self._reader.positions
 
     def add_plot(self) -> None:
-        """Draws the losses of the whole journal and stores the picture with the run."""
+        """Draws the losses of the whole journal, and a classifier's confusion matrix; stores them with the run."""
         # Imported here: the drawing library is 35 MB that a sender needs once, at the end.
+        from monitoring.confusion import newest_confusion, save_confusion
         from monitoring.plot import save_loss_plot
 
-        path = save_loss_plot(list(read_records(self._out_dir)), journal_dir(self._out_dir) / "loss.png")
-        self._run.add_file(path)
+        records, folder = list(read_records(self._out_dir)), journal_dir(self._out_dir)
+        self._run.add_file(save_loss_plot(records, folder / "loss.png"))
+        if (evaluation := newest_confusion(records)) is not None:
+            for path in save_confusion(evaluation, folder):
+                self._run.add_file(path)
 
     def _next_piece(self) -> Update | None:
         before = self._reader.positions

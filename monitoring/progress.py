@@ -37,6 +37,7 @@ class ProgressView:
         self._step: Record | None = None
         self._shown: Record | None = None
         self._val_loss: float | None = None
+        self._val_accuracy: float | None = None
         self._shards_left_out: set[str] = set()
         self._speeds: deque[float] = deque(maxlen=_SPEED_STEPS)
         self._bar = (
@@ -84,7 +85,7 @@ class ProgressView:
             self._show_line()
 
     def _take_evaluation(self, record: Record) -> None:
-        self._val_loss = number(record, "val_loss")
+        self._val_loss, self._val_accuracy = number(record, "val_loss"), number(record, "val_accuracy")
         self._step = self._step or record
         self._show_line()
 
@@ -114,6 +115,7 @@ class ProgressView:
         parts = [f"{tokens:,}/{self._total:,} tokens ({tokens / self._total:.0%})"]
         parts += [] if loss is None else [f"loss {loss:.3f}"]
         parts += [] if self._val_loss is None else [f"val loss {self._val_loss:.3f}"]
+        parts += [] if self._val_accuracy is None else [f"val accuracy {self._val_accuracy:.1%}"]
         if self._speeds:
             speed = statistics.median(self._speeds)
             parts += [f"{speed:,.0f} tokens/s", f"{duration(max(0, self._total - tokens) / speed)} left"]

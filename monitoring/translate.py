@@ -21,6 +21,7 @@ MAX_KEY_LENGTH = 250
 RUN_ID_TAG = "headrace.run_id"
 
 _NO_METRIC = frozenset({"step", "attempt", "time", "sequence_hash"})
+_EVALUATION_KEYS = ("val_loss", "unigram_loss", "val_accuracy", "val_macro_f1")
 _CHECKPOINT_KEYS = ("seconds", "bytes", "stall_seconds", "written_seconds")
 _STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 
@@ -104,7 +105,7 @@ class Translator:
             _add_points(update, record, record.get("resumed_step", 0), {"attempt": float(record["attempt"])})
 
     def _add_evaluation(self, record: Record, update: Update) -> None:
-        losses = {key: number(record, key) for key in ("val_loss", "unigram_loss")}
+        losses = {key: number(record, key) for key in _EVALUATION_KEYS}
         if self._is_first("eval", record["step"]):
             _add_points(update, record, record["step"], {**losses, "eval_seconds": number(record, "seconds")})
         if record.get("final") and self._is_first("final", record["step"]):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,12 +14,14 @@ from typing import Any
 
 import torch
 
+from data_shards.class_counts import class_counts
 from data_shards.dataset import Dataset
 from data_shards.loader import LoaderState, TrainLoader
 from data_shards.packing import separates_documents
 from data_shards.shard_cache import cache_place
 from data_shards.stats import unigram_loss
 from data_shards.tokenizer import load_tokenizer
+from model.config import GPTConfig
 from model.flops import model_flops_per_token
 from model.settings import resolve
 from monitoring.journal import last_values, read_records
@@ -26,13 +29,17 @@ from trainer.bad_numbers import WINDOW
 from trainer.batch import BatchPlan, plan_batch
 from trainer.changes import flatten
 from trainer.checkpoint.save import no_fault
+from trainer.checkpoint.store import list_checkpoints
 from trainer.checkpointer import Checkpointer
+from trainer.classification import prior_loss, trained_class_weights
 from trainer.config import RunConfig, dump_run_file
 from trainer.engine import build_engine
 from trainer.engine_state import prepare_optimizer
-from trainer.evaluate import Batches, held_out_batches, label_ids
+from trainer.errors import TrainError
+from trainer.evaluate import Batches, held_out_batches, is_cut, label_ids
 from trainer.faults import FaultPoints
-from trainer.length import make_order, planned_steps
+from trainer.init_from import start_from
+from trainer.length import make_order, planned_length
 from trainer.number_guard import NumberGuard
 from trainer.optimizer_step import Beat
 from trainer.own_time import OwnTime
@@ -40,8 +47,9 @@ from trainer.peak import matmul_flops_per_second
 from trainer.place import Place
 from trainer.precision import resolve_here
 from trainer.process_group import broadcast_from_first, gather_to_first, reduce_sum
+from trainer.stages import Stage, stage_at
 from trainer.stop import StopRequest
-from trainer.training_run import Emit, TrainingRun
+from trainer.training_run import Emit, StageStart, TrainingRun
 
 logger = logging.getLogger(__name__)
 
@@ -77,38 +85,25 @@ def build_run(
     dataset = Dataset.open(config.data_dir, spec.dataset_fingerprint, cache_place(config.data))
     plan = plan_batch(config.train.global_batch_size, config.train.micro_batch_size, world_size)
     precision = resolve_here(config.train.precision, device)
-    model_config = resolve(config.model, dataset.vocab_size, config.train.activation_checkpointing)
-    engine = build_engine(model_config, config.train, plan, precision, config.seed, device)
-    prepare_optimizer(engine)
-    checkpointer = Checkpointer(
-        config,
-        spec.run_id,
-        spec.attempt,
-        dataset.fingerprint,
-        model_config,
-        precision,
-        engine,
-        spec.snapshot_fd,
-        spec.former_fds,
-        spec.local_world_size,
-        emit,
-        no_fault if faults is None else faults.at,
-    )
+    model_config = _model_config(config, dataset)
     beat(0, "load")
     nodes = gather_to_first(spec.node) or []
-    place, restored = _restore(checkpointer, emit)
+    open_stage = partial(_open_stage, spec, dataset, model_config, plan, precision, device, emit, faults)
+    start = open_stage()
+    place = start.place
     loader = _train_loader(config, dataset, rank, plan)
     run = TrainingRun(
         config=config,
-        engine=engine,
+        stage=start.stage,
+        engine=start.engine,
         plan=plan,
         loader=loader,
         evaluation_batches=_evaluation_batches(config, dataset, rank, plan),
         unigram_loss=_unigram_loss(config, dataset) if rank == 0 else 0.0,
         load_tokenizer=partial(load_tokenizer, dataset.tokenizer_path),
-        checkpointer=checkpointer,
+        checkpointer=start.checkpointer,
         rank=rank,
-        total_steps=planned_steps(config, dataset, (place.step, place.tokens)),
+        total_steps=planned_length(config, dataset, (place.step, place.tokens)).total_steps,
         flops_per_token=model_flops_per_token(model_config, config.seq_len),
         peak_flops_per_second=_peak(config, device, precision, world_size),
         place=place,
@@ -118,16 +113,115 @@ def build_run(
         guard=NumberGuard(config.train, loader, _losses_before(config, place.step)),
         own_time=OwnTime(device, counts_forward=config.train.zero.stage < 3),
         nodes=nodes,
+        open_stage=open_stage,
+        classes=dataset.classes,
         spoil=None if faults is None else faults.spoil,
     )
-    emit({**start_event(spec, dataset, run, precision, device), **restored})
+    emit({**start_event(spec, dataset, run, precision, device), **start.restored})
     return run
 
 
-def _restore(checkpointer: Checkpointer, emit: Emit) -> tuple[Place, dict[str, Any]]:
-    """Where the run goes on, and what the start event says of it."""
+def _open_stage(
+    spec: RankSpec,
+    dataset: Dataset,
+    model_config: GPTConfig,
+    plan: BatchPlan,
+    precision: str,
+    device: torch.device,
+    emit: Emit,
+    faults: FaultPoints | None,
+) -> StageStart:
+    """The engine of the stage that the run is in, with the weights of the newest checkpoint or snapshot in memory.
+
+    The stage is taken from the newest checkpoint: there is one at each border, and what memory holds is of the stage
+    after it. Only if that one turns out to be bad, and the one before is of another stage, an engine of that is built.
+    """
+    config, stage = spec.config, _stage_of_newest(spec.config, dataset)
+    while True:
+        engine = _engine(spec, stage, dataset, model_config, plan, precision, device)
+        checkpointer = Checkpointer(
+            config,
+            spec.run_id,
+            spec.attempt,
+            dataset.fingerprint,
+            model_config,
+            precision,
+            engine,
+            spec.snapshot_fd,
+            spec.former_fds,
+            spec.local_world_size,
+            emit,
+            no_fault if faults is None else faults.at,
+            stage,
+        )
+        place, restored = _restore(checkpointer, emit, partial(_start_from_origin, engine, config, model_config))
+        if stage.holds(place.step):
+            return StageStart(stage, engine, checkpointer, place, restored)
+        engine.destroy()
+        stage = _stage_after(config, dataset, place.step, place.tokens)
+
+
+def _stage_of_newest(config: RunConfig, dataset: Dataset) -> Stage:
+    """The stage of the step after the newest checkpoint, whole or not; the same on all ranks.
+
+    Raises:
+        OSError, DataError: the run has stages, and its checkpoints cannot be looked for.
+    """
+    newest = (0, 0)
+    if config.train.stages and torch.distributed.get_rank() == 0:
+        entries = list_checkpoints(Path(config.out_dir), config.checkpoint.dir)
+        headers = [entry.manifest.header for entry in entries if entry.is_believed and entry.manifest is not None]
+        newest = (headers[-1].step, headers[-1].tokens) if headers else newest
+    return _stage_after(config, dataset, *broadcast_from_first(newest))
+
+
+def _stage_after(config: RunConfig, dataset: Dataset, steps: int, tokens: int) -> Stage:
+    """The stage of the step after so many steps and tokens."""
+    return stage_at(config.train, planned_length(config, dataset, (steps, tokens)))
+
+
+def _model_config(config: RunConfig, dataset: Dataset) -> GPTConfig:
+    """The model's shape, with a classifier's head where the dataset's records have classes."""
+    model_config = resolve(config.model, dataset.vocab_size, config.train.activation_checkpointing)
+    if not dataset.classes:
+        return model_config
+    if config.eval.samples:
+        raise TrainError(
+            f"eval.samples: a classifier continues no prompts, and the records of {dataset.dir} have classes; found "
+            f"{config.eval.samples[0]!r}. Leave samples out."
+        )
+    return dataclasses.replace(model_config, n_classes=len(dataset.classes))
+
+
+def _engine(
+    spec: RankSpec,
+    stage: Stage,
+    dataset: Dataset,
+    model_config: GPTConfig,
+    plan: BatchPlan,
+    precision: str,
+    device: torch.device,
+) -> Any:
+    """The engine around a fresh model, which knows how much each class of the dataset counts."""
+    engine = build_engine(model_config, stage.train, plan, precision, spec.config.seed, device)
+    engine.module.class_weights = trained_class_weights(stage.train.class_weights, dataset, device)
+    prepare_optimizer(engine)
+    return engine
+
+
+def _start_from_origin(engine: Any, config: RunConfig, model_config: GPTConfig) -> str:
+    """A run's first weights, if it takes them from anywhere; what the start event says of it."""
+    if config.init_from is None:
+        return "nothing"
+    start_from(engine, config.init_from, model_config)
+    return config.init_from
+
+
+def _restore(checkpointer: Checkpointer, emit: Emit, start: Callable[[], str]) -> tuple[Place, dict[str, Any]]:
+    """Where the run goes on, and what the start event says of it. `start` is called where it begins, or where memory
+    does not hold all weights."""
     began = time.perf_counter()
-    place, restored_from = checkpointer.restore() or (Place(0, 0, LoaderState()), "nothing")
+    place, restored_from = checkpointer.restore(start) or (Place(0, 0, LoaderState()), start())
     load_seconds = time.perf_counter() - began
     for path, why in checkpointer.skipped:
         emit({"event": "checkpoint_bad", "path": path, "reason": why})
@@ -143,6 +237,7 @@ def _train_loader(config: RunConfig, dataset: Dataset, rank: int, plan: BatchPla
         world=plan.world_size,
         micro_batch=plan.micro_batch,
         with_documents=separates_documents(config.data.packing),
+        cut_seed=config.seed if is_cut(config) else None,
         on_bad_shard=config.data.on_bad_shard,
         ahead=dataset.ahead,
     )
@@ -173,6 +268,8 @@ def _evaluation_batches(config: RunConfig, dataset: Dataset, rank: int, plan: Ba
 
 def _unigram_loss(config: RunConfig, dataset: Dataset) -> float:
     labels = label_ids(held_out_batches(config, dataset, max_tokens=config.eval.max_tokens)())
+    if dataset.classes:
+        return prior_loss(class_counts(dataset, len(dataset.classes)), labels)
     return unigram_loss(dataset, labels, on_bad_shard=config.data.on_bad_shard)
 
 

@@ -23,6 +23,7 @@ FREE = (
     "train.micro_batch_size",
     "train.deepspeed",
     "train.activation_checkpointing",
+    "train.compile",
     "train.on_bad_numbers",
     "train.spike_deviations",
 )

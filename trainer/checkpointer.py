@@ -24,11 +24,12 @@ from trainer.checkpoint.manifest import Header
 from trainer.checkpoint.save import At, SaveTask, no_fault
 from trainer.checkpoint.store import Choice, agree_on_checkpoint, checkpoints_address, list_checkpoints
 from trainer.config import RunConfig
-from trainer.engine_state import restore, snapshot
+from trainer.engine_state import parameter_shapes, restore, restore_frozen, snapshot
 from trainer.errors import FencedError, SaveFailedError, TrainError
 from trainer.place import Place
 from trainer.process_group import broadcast_from_first
 from trainer.snapshots import Snapshots
+from trainer.stages import Stage
 
 logger = logging.getLogger(__name__)
 
@@ -59,8 +60,10 @@ class Checkpointer:
         local_world_size: int,
         emit: Callable[[Mapping[str, Any]], None],
         at: At = no_fault,
+        stage: Stage | None = None,
     ) -> None:
         self._config = config
+        self._stage, self._stage_begin = (0, 0) if stage is None else (stage.index, stage.begin)
         self._engine = engine
         self._run_id = run_id
         self._attempt = attempt
@@ -81,7 +84,7 @@ class Checkpointer:
         self._saved_time = time.monotonic()
         self.skipped: tuple[tuple[str, str], ...] = ()
         """Newer checkpoints that the last restore passed over, each with the reason."""
-        whose = {**self._settings, "run_id": run_id, "precision": precision}
+        whose = {**self._settings, "run_id": run_id, "precision": precision, "stage": self._stage}
         interval = config.checkpoint.snapshot_interval
         self.snapshots = Snapshots(snapshot_fd, former_fds, interval, whose, engine, local_world_size, attempt)
 
@@ -181,6 +184,7 @@ class Checkpointer:
             loader=place.loader.to_dict(),
             settings=self._settings,
             rng=RNG_NOTE,
+            stage=self._stage,
         )
 
     def _tell(self, event: Mapping[str, Any] | None) -> None:
@@ -195,28 +199,29 @@ class Checkpointer:
                 f"from the newest checkpoint."
             )
 
-    def restore(self) -> tuple[Place, str] | None:
+    def restore(self, start: Callable[[], object] = nothing) -> tuple[Place, str] | None:
         """Go on from what is newest, a snapshot in memory or a checkpoint on disk: the place, and which it was.
 
-        None where there is neither. Afterwards no checkpoint of an older attempt of a later step counts.
+        None where there is neither. Afterwards no checkpoint of an older attempt of a later step counts. `start` puts
+        the run's first weights into the engine; it is called where memory does not hold them all (frozen ones).
 
         Raises:
             TrainError: there are checkpoints and none is good, or the newest good one is of another model or dataset.
         """
         self.finish()
-        restored = self._restore()
+        restored = self._restore(start)
         if dist.get_rank() == 0:
             note_resumed(Path(self._config.out_dir), self._attempt, 0 if restored is None else restored[0].step)
         return restored
 
-    def _restore(self) -> tuple[Place, str] | None:
+    def _restore(self, start: Callable[[], object]) -> tuple[Place, str] | None:
         resumed = resumed_steps(Path(self._config.out_dir))
         kept = self.snapshots.newest_common(lambda attempt, step: is_believed(attempt, step, resumed))
         on_disk = self._newest_on_disk() if kept is not None else -1
         choice = None
         if kept is None or kept < on_disk:
             choice = self._agree()
-        if kept is not None and (choice is None or choice.manifest.step < kept):
+        if kept is not None and (choice is None or choice.manifest.step < kept) and self._put_frozen(choice, start):
             self._saved_step = -1  # whether a checkpoint of that step is whole was not looked at
             return self.snapshots.restore(self._engine, kept), "memory"
         if choice is None:
@@ -224,6 +229,29 @@ class Checkpointer:
             return None
         self.skipped = choice.skipped
         return self._load(choice), choice.address
+
+    def _put_frozen(self, choice: Choice | None, start: Callable[[], object]) -> bool:
+        """Put in the frozen parameters, which snapshots in memory do not hold; whether there is something to take them
+        from: a checkpoint of this stage, or in the first one the run's first weights."""
+        if not parameter_shapes(self._engine, trainable=False):
+            return True
+        choice = choice or self._newest_for_frozen()
+        if choice is not None and choice.manifest.step >= self._stage_begin:
+            with CheckpointReader(choice.address, choice.manifest) as reader:
+                restore_frozen(self._engine, reader)
+            return True
+        if self._stage_begin == 0:
+            start()
+        return self._stage_begin == 0
+
+    def _newest_for_frozen(self) -> Choice | None:
+        try:
+            return self._agree()
+        except TrainError as error:
+            if self._stage_begin > 0:
+                raise
+            logger.warning("the run's first weights are taken for what is frozen, since %s", error)
+            return None
 
     def go_back(self, waiting: Callable[[], None] = nothing) -> Place | None:
         """Go back to the newest good checkpoint, whatever memory holds; None where there is none.
@@ -262,7 +290,7 @@ class Checkpointer:
         header = choice.manifest.header
         self._check_same_run(header, choice.address)
         with CheckpointReader(choice.address, choice.manifest) as reader:
-            restore(self._engine, reader)
+            restore(self._engine, reader, self._stage)
         self._saved_step = header.step
         self.snapshots.forget_after(header.step)
         logger.info("restored step %d from %s", header.step, choice.address)

@@ -18,10 +18,12 @@ from pydantic_core import ErrorDetails
 
 from data_shards.settings import DataSettings, is_remote
 from data_shards.settings import resolve_paths as resolve_data_paths
+from model.presets import PRESETS
 from model.settings import ModelSettings
 from monitoring.settings import MonitoringSettings
 from monitoring.settings import resolve_paths as resolve_monitoring_paths
 from trainer.errors import TrainError
+from trainer.origin import model_section, resolve_origin
 from trainer.settings import FROZEN, CheckpointSettings, EvalSettings, TrainSettings
 
 
@@ -35,6 +37,12 @@ class RunConfig(BaseModel):
     seed: int = Field(1337, ge=0, description="of initial weights, dropout and the order of samples")
     data: DataSettings
     model: ModelSettings = ModelSettings()
+    init_from: str | None = Field(
+        None,
+        description="weights to start from, with a fresh optimizer: a folder in Hugging Face layout, RUN or RUN@STEP "
+        "(a run's folder, or its name beside out_dir); without model.preset, fields that the model section leaves out "
+        "are the origin's",
+    )
     train: TrainSettings
     eval: EvalSettings = EvalSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
@@ -168,8 +176,9 @@ def _field(error: ErrorDetails, section: tuple[str, ...]) -> str:
 def _rule(error: ErrorDetails, top: type[BaseModel]) -> str:
     if error["type"] == "extra_forbidden":
         name, known = str(error["loc"][-1]), _known_fields(error["loc"][:-1], top)
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-        hint = f" Did you mean '{near[0]}'?" if near else f" Known here: {', '.join(known)}." if known else ""
+        near = difflib.get_close_matches(name, known, n=2, cutoff=0.5)
+        listed = f" Known here: {', '.join(known)}." if known else ""
+        hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else listed
         return f"unknown field.{hint}"
     if error["type"] == "missing":
         return "this field is needed; add it."
@@ -208,6 +217,32 @@ def explain(
     return TrainError(f"{where}: {len(lines)} problems:\n" + "\n".join(f"  {line}" for line in lines))
 
 
+def _take_model_of_origin(document: dict[str, Any], base: Path) -> None:
+    """Make init_from absolute; without a preset, what the model section leaves out is the origin's.
+
+    A run that was started keeps its model, and asks nothing of the origin any more.
+    """
+    out_dir = Path(str(document["out_dir"]))
+    document["init_from"] = resolve_origin(document["init_from"], base, out_dir)
+    given = document.get("model") or {}
+    if not isinstance(given, dict) or "preset" in given:
+        return
+    known = model_section(str(out_dir if (out_dir / "run.yaml").is_file() else document["init_from"]))
+    document["model"] = {**known, **given}
+
+
+def _take_training_of_preset(document: dict[str, Any]) -> None:
+    """Batch and learning rate, where the run file leaves them out and the preset's authors published them."""
+    model, train = document.get("model"), document.get("train")
+    if not isinstance(model, dict) or not isinstance(train, dict):
+        return
+    preset = next((known for name, known in PRESETS.items() if name == model.get("preset")), None)
+    seq_len = model.get("max_seq_len") or (preset.shape["max_seq_len"] if preset else None)
+    if preset is None or preset.lr is None or not isinstance(seq_len, int) or seq_len < 1:
+        return
+    document["train"] = {"lr": preset.lr, "global_batch_size": preset.batch_sequences(seq_len), **train}
+
+
 def load_run_file(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """The run that a YAML file asks for, with every path absolute (against the file's folder).
 
@@ -221,6 +256,10 @@ def load_run_file(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     out_dir = document.setdefault("out_dir", f"runs/{name}")
     if isinstance(out_dir, str) and "://" not in out_dir:
         document["out_dir"] = str((base / Path(out_dir).expanduser()).resolve())
+    if isinstance(document.get("init_from"), str):
+        _take_model_of_origin(document, base)
+    else:
+        _take_training_of_preset(document)
     try:
         config = RunConfig.model_validate(document)
         data = resolve_data_paths(config.data, base)

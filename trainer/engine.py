@@ -7,12 +7,18 @@ from typing import Any
 
 import deepspeed
 import torch
+from deepspeed.utils import nvtx
 from torch import nn
+from torch._dynamo import trace_rules
+from torch._inductor import config as inductor
 
 from model.config import GPTConfig
+from model.encoder_decoder import build_model
 from model.flops import parameter_count
-from model.gpt import GPT
 from trainer.batch import BatchPlan
+from trainer.compiler import check_compiler
+from trainer.freezing import prepare_for_tuning
+from trainer.optimizer import build_optimizer
 from trainer.seeds import derive_seed
 from trainer.settings import TrainSettings
 from trainer.zero import deepspeed_config
@@ -20,43 +26,48 @@ from trainer.zero import deepspeed_config
 logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
 
 
-def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups for AdamW: matrices, which decay, and everything of fewer dimensions, which does not."""
-    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    matrices = [parameter for parameter in trainable if parameter.dim() >= 2]
-    others = [parameter for parameter in trainable if parameter.dim() < 2]
-    return [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-
-
-def build_optimizer(module: nn.Module, train: TrainSettings) -> torch.optim.AdamW:
-    """PyTorch's fused AdamW, which is compiled into torch and so needs no compiler at run time."""
-    settings = train.optimizer
-    groups = parameter_groups(module, settings.weight_decay)
-    return torch.optim.AdamW(groups, lr=train.lr, betas=settings.betas, eps=settings.eps, fused=True)
-
-
 def build_engine(
     config: GPTConfig, train: TrainSettings, plan: BatchPlan, precision: str, seed: int, device: torch.device
 ) -> Any:
-    """A DeepSpeed engine around a freshly initialised GPT; the same seed gives the same weights on every rank.
+    """A DeepSpeed engine around a freshly initialised model; the same seed gives the same weights on every rank.
 
-    The process group must stand. Raises TrainError where `train.deepspeed` sets what Headrace owns.
+    train: of one stage (see `trainer.stages`). The process group must stand. Raises TrainError where `train.deepspeed`
+    sets what Headrace owns, `train.compile` finds no compiler, or nothing is left to train.
     """
+    if train.compile:
+        check_compiler(device.type)
     torch.manual_seed(derive_seed(seed, "weights"))
-    module = GPT(config).to(device)
+    module = build_model(config).to(device)
+    module.z_loss = train.loss.z_loss
+    prepare_for_tuning(module, train, seed)
     engine, *_ = deepspeed.initialize(
         model=module,
         optimizer=build_optimizer(module, train),
         config=deepspeed_config(train, plan, precision, parameter_count(config)),
         dist_init_required=False,
     )
+    if train.compile:
+        _compile(module)
     scaler: Any = getattr(engine.optimizer, "loss_scaler", None)
     if hasattr(scaler, "raise_error_at_min_scale"):
         scaler.raise_error_at_min_scale = False  # what follows many overflows is trainer.bad_numbers' to say
     return engine
 
 
+def _compile(module: nn.Module) -> None:
+    """Have the blocks compiled at their first call, once for all of them, as they share their code.
+
+    Not the whole module, as `engine.compile()` has it: the time would grow with the blocks and with the loss's chunks.
+    """
+    nvtx.enable_nvtx = False  # DeepSpeed's ranges would cut the code in pieces
+    inductor.compile_threads = 1  # else a pool of processes, which nobody would end with this rank
+    trace_rules.add("model.documents")  # each batch's documents would have code of their own
+    for part in module.modules():
+        for block in part if isinstance(part, nn.ModuleList) else ():
+            block.compile()
+
+
 def set_learning_rate(engine: Any, rate: float) -> None:
-    """The rate of the next optimizer step, in all parameter groups."""
+    """The rate of the next optimizer step; each parameter group has its share of it."""
     for group in engine.optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group["lr_scale"]

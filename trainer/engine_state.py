@@ -1,19 +1,11 @@
-"""DeepSpeed's side of a checkpoint: where an engine keeps master weights and moments, and how they are put back.
+"""DeepSpeed's side of a checkpoint: master weights and moments taken from an engine and put back, by `trainer.slots`.
 
-DeepSpeed keeps them in five ways, by stage and precision. Each is described by slots: a slot is a span of a flattened
-parameter and the place of its fp32 master in the tensor that the optimizer steps on. All else works on slots.
-
-    stage 0, fp32         torch.optim.AdamW         the parameters themselves, on every rank
-    stage 0, bf16, fp16   FP16_UnfusedOptimizer     one fp32 copy of each parameter, on every rank
-    stage 1, 2            DeepSpeedZeroOptimizer    a rank's part of each group's flat buffer
-    stage 1, bf16 with fp32 gradients   BF16_Optimizer   the same
-    stage 3               DeepSpeedZeroOptimizer_Stage3   a rank's part of every parameter, padded, joined to sub groups
+AdamW keeps two moments of each master, Muon one: its fragments have a second moment of no elements.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import deepspeed
@@ -26,21 +18,10 @@ from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 
 from trainer.checkpoint.fragments import KINDS, Fragment, Snapshot
 from trainer.checkpoint.load import CheckpointReader
-from trainer.errors import TrainError
+from trainer.muon import Muon
+from trainer.slots import Slot, is_replicated, masters, slots, torch_optimizer
 
 _SCALER_FIELDS = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
-
-
-@dataclass(frozen=True)
-class Slot:
-    """Elements [start, start + length) of parameter `name` are elements [offset, offset + length) of `master`."""
-
-    name: str
-    start: int
-    length: int
-    master: torch.Tensor  # fp32, any shape: the tensor that the optimizer steps on
-    offset: int
-    group: int  # index of the optimizer's parameter group
 
 
 def prepare_optimizer(engine: Any) -> None:
@@ -49,11 +30,13 @@ def prepare_optimizer(engine: Any) -> None:
     AdamW makes its state at the first step, too late for a load or a save at step 0. And at stage 0 in bf16 and fp16
     DeepSpeed makes it by a step with zero gradients, which decays the masters and counts one update: undone here.
     """
-    slots = _slots(engine)
     if isinstance(engine.optimizer, FP16_UnfusedOptimizer):
         _restart_unfused(engine.optimizer)
-    for slot in slots:
+    for slot in slots(engine):
         _state_of(engine, slot)
+    optimizer = torch_optimizer(engine)
+    if isinstance(optimizer, Muon):
+        optimizer.bind(masters(engine))
 
 
 def owned_fragments(engine: Any) -> list[Fragment]:
@@ -61,14 +44,14 @@ def owned_fragments(engine: Any) -> list[Fragment]:
 
     At stage 0 every rank holds everything and rank 0 owns it.
     """
-    if _is_replicated(engine) and torch.distributed.get_rank() != 0:
+    if is_replicated(engine) and torch.distributed.get_rank() != 0:
         return []
     return held_fragments(engine)
 
 
 def held_fragments(engine: Any) -> list[Fragment]:
     """All that this rank holds; at stage 0 that is everything on every rank."""
-    return [_fragment(engine, slot) for slot in _slots(engine)]
+    return [_fragment(engine, slot) for slot in slots(engine)]
 
 
 def snapshot(engine: Any, rank_tensors: Mapping[str, torch.Tensor] | None = None) -> Snapshot:
@@ -86,25 +69,50 @@ def snapshot(engine: Any, rank_tensors: Mapping[str, torch.Tensor] | None = None
     )
 
 
-def restore(engine: Any, reader: CheckpointReader) -> None:
+def restore(engine: Any, reader: CheckpointReader, stage: int = 0) -> None:
     """Put a checkpoint's weights, moments, update counts and loss scale into an engine; all ranks call it together.
 
-    Afterwards the working parameters agree with the masters on all ranks. Raises TrainError if the checkpoint is of
-    another model.
+    Into the engine of another `stage` than the checkpoint's go its weights alone, trained or frozen: the optimizer
+    begins anew. Afterwards the working parameters agree with the masters on all ranks. Raises TrainError if the
+    checkpoint is of another model.
     """
-    buffers = _buffers(engine)
+    buffers, is_other = _buffers(engine), reader.manifest.header.stage != stage
     shapes, frozen = parameter_shapes(engine, trainable=True), parameter_shapes(engine, trainable=False)
-    reader.check_model(shapes, frozen, {name: tuple(buffer.shape) for name, buffer in buffers.items()})
-    for slot in _slots(engine):
+    shapes_of_buffers = {name: tuple(buffer.shape) for name, buffer in buffers.items()}
+    reader.check_model(shapes, frozen, shapes_of_buffers, of_other_stage=is_other)
+    for slot in slots(engine):
         fragment = _fragment(engine, slot)
+        if is_other:
+            reader.read_weights_into(fragment.master, slot.name, slot.start)
+            _begin_anew(engine, slot)
+            continue
         for kind in KINDS:
             reader.read_into(getattr(fragment, kind), slot.name, kind, slot.start)
         _state_of(engine, slot)["step"].fill_(reader.step(slot.name))
-    _restore_frozen(_parameters(engine), frozen, reader)
+    restore_frozen(engine, reader)
     for name, buffer in buffers.items():
         buffer.copy_(reader.buffer(name))
     _publish_masters(engine)
     set_loss_scale_state(engine, reader.manifest.loss_scale)
+
+
+def restore_frozen(engine: Any, reader: CheckpointReader) -> None:
+    """Put a checkpoint's weights into the engine's frozen parameters alone; all ranks call it together."""
+    for name, shape in parameter_shapes(engine, trainable=False).items():
+        value = torch.empty(shape, dtype=torch.float32)
+        reader.read_weights_into(value.view(-1), name, 0)
+        set_frozen(engine, name, value)
+
+
+def set_frozen(engine: Any, name: str, value: torch.Tensor) -> None:
+    """Set a frozen parameter, in its own shape, on all ranks; at stage 3 they call it together."""
+    parameter = _parameters(engine)[name]
+    if not hasattr(parameter, "ds_id"):
+        parameter.data.copy_(value)
+        return
+    with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
+        if torch.distributed.get_rank() == 0:
+            parameter.data.copy_(value)
 
 
 def finish_restore(engine: Any, updates: Sequence[float], loss_scale: Mapping[str, Any] | None) -> None:
@@ -112,7 +120,7 @@ def finish_restore(engine: Any, updates: Sequence[float], loss_scale: Mapping[st
 
     All ranks call it together.
     """
-    for slot, count in zip(_slots(engine), updates, strict=True):
+    for slot, count in zip(slots(engine), updates, strict=True):
         _state_of(engine, slot)["step"].fill_(count)
     _publish_masters(engine)
     set_loss_scale_state(engine, loss_scale)
@@ -160,91 +168,12 @@ def _buffers(engine: Any) -> dict[str, torch.Tensor]:
     return {name: buffer for name, buffer in engine.module.named_buffers() if name in kept}
 
 
-def _is_replicated(engine: Any) -> bool:
-    return isinstance(engine.optimizer, (FP16_UnfusedOptimizer, torch.optim.AdamW))
-
-
-def _torch_optimizer(engine: Any) -> torch.optim.AdamW:
-    optimizer = engine.optimizer
-    inner = optimizer if isinstance(optimizer, torch.optim.AdamW) else getattr(optimizer, "optimizer", optimizer)
-    if not isinstance(inner, torch.optim.AdamW):
-        raise TrainError(f"train.optimizer: a checkpoint needs torch.optim.AdamW, found {type(inner).__name__}")
-    return inner
-
-
-def _slots(engine: Any) -> list[Slot]:
-    """Everything that this rank holds, in the order of the optimizer's groups."""
-    names = {parameter: name for name, parameter in _parameters(engine).items()}
-    optimizer = engine.optimizer
-    if isinstance(optimizer, DeepSpeedZeroOptimizer_Stage3):
-        slots = list(_stage3_slots(optimizer, names))
-    elif isinstance(optimizer, DeepSpeedZeroOptimizer):
-        masters = optimizer.single_partition_of_fp32_groups
-        slots = list(_flat_slots(optimizer.bit16_groups, optimizer.bit16_groups_flat, masters, optimizer, names))
-    elif isinstance(optimizer, BF16_Optimizer):
-        masters = optimizer.fp32_groups_flat_partition
-        slots = list(_flat_slots(optimizer.bf16_groups, optimizer.bf16_groups_flat, masters, optimizer, names))
-    elif isinstance(optimizer, FP16_UnfusedOptimizer):
-        slots = list(_replicated_slots(optimizer.fp16_groups, optimizer.fp32_groups, names))
-    else:
-        groups = [[p for p in group["params"] if p.requires_grad] for group in _torch_optimizer(engine).param_groups]
-        slots = list(_replicated_slots(groups, groups, names))
-    for slot in slots:
-        if slot.master.dtype != torch.float32:
-            raise TrainError(f"train.deepspeed: master weights must be float32, {slot.name!r} has {slot.master.dtype}")
-    return slots
-
-
-def _replicated_slots(
-    working: Sequence[Sequence[torch.nn.Parameter]],
-    masters: Sequence[Sequence[torch.Tensor]],
-    names: Mapping[torch.nn.Parameter, str],
-) -> Iterator[Slot]:
-    for index, (parameters, copies) in enumerate(zip(working, masters, strict=True)):
-        for parameter, master in zip(parameters, copies, strict=True):
-            yield Slot(names[parameter], 0, parameter.numel(), master, 0, index)
-
-
-def _flat_slots(
-    groups: Sequence[Sequence[torch.nn.Parameter]],
-    flats: Sequence[torch.Tensor],
-    masters: Sequence[torch.Tensor],
-    optimizer: Any,
-    names: Mapping[torch.nn.Parameter, str],
-) -> Iterator[Slot]:
-    """Stages 1 and 2: a group's parameters are views of one flat buffer, of which the ranks master equal parts.
-
-    The place of a parameter is read off its address and not from `_hp_mapping`, which goes by the order of the group
-    and is wrong where the buffer has another (round_robin_gradients).
-    """
-    for index, (parameters, flat, master) in enumerate(zip(groups, flats, masters, strict=True)):
-        rank = torch.distributed.get_rank(group=optimizer.real_dp_process_group[index])
-        low, high = rank * master.numel(), (rank + 1) * master.numel()
-        for parameter in parameters:
-            at = (parameter.data_ptr() - flat.data_ptr()) // flat.element_size()
-            begin, end = max(at, low), min(at + parameter.numel(), high)
-            if begin < end:
-                yield Slot(names[parameter], begin - at, end - begin, master, begin - low, index)
-
-
-def _stage3_slots(optimizer: Any, names: Mapping[torch.nn.Parameter, str]) -> Iterator[Slot]:
-    """Stage 3: every rank has an equal part of each parameter; the last parts are padding in part or whole."""
-    rank = torch.distributed.get_rank(group=optimizer.dp_process_group)
-    for index, parameters in enumerate(optimizer.fp16_groups):
-        master = optimizer.fp32_partitioned_groups_flat[index]
-        offset = 0
-        for parameter in parameters:
-            part = parameter.partition_numel()
-            length = min(part, parameter.ds_numel - rank * part)
-            if length > 0:
-                group = optimizer.sub_group_to_group_id[index]
-                yield Slot(names[parameter], rank * part, length, master, offset, group)
-            offset += part
-
-
 def _fragment(engine: Any, slot: Slot) -> Fragment:
     state = _state_of(engine, slot)
-    views = {kind: _view(slot.master if kind == "master" else state[kind], slot) for kind in KINDS}
+    tensors = {**state, "master": slot.master}
+    views = {kind: _view(tensors[kind], slot) for kind in KINDS if kind in tensors}
+    if "exp_avg_sq" not in views:
+        views["exp_avg_sq"] = slot.master.new_empty(0)
     return Fragment(slot.name, slot.start, **views, step=float(state["step"]))
 
 
@@ -253,8 +182,8 @@ def _view(tensor: torch.Tensor, slot: Slot) -> torch.Tensor:
 
 
 def _state_of(engine: Any, slot: Slot) -> dict[str, torch.Tensor]:
-    """AdamW's state of the slot's tensor, made as AdamW makes it where there is none yet."""
-    optimizer = _torch_optimizer(engine)
+    """The optimizer's state of the slot's tensor, made as AdamW makes it where there is none yet, for Muon less."""
+    optimizer = torch_optimizer(engine)
     state: dict[str, torch.Tensor] = optimizer.state[slot.master]
     if not state:
         group = optimizer.param_groups[slot.group]
@@ -262,13 +191,19 @@ def _state_of(engine: Any, slot: Slot) -> dict[str, torch.Tensor]:
         device = slot.master.device if on_device else torch.device("cpu")
         state["step"] = torch.zeros((), dtype=torch.float32, device=device)
         state["exp_avg"] = torch.zeros_like(slot.master.detach())
-        state["exp_avg_sq"] = torch.zeros_like(slot.master.detach())
+        if not group.get("muon", False):
+            state["exp_avg_sq"] = torch.zeros_like(slot.master.detach())
     return state
 
 
+def _begin_anew(engine: Any, slot: Slot) -> None:
+    for value in _state_of(engine, slot).values():
+        value.zero_()
+
+
 def _restart_unfused(optimizer: Any) -> None:
-    for working, masters in zip(optimizer.fp16_groups, optimizer.fp32_groups, strict=True):
-        for parameter, master in zip(working, masters, strict=True):
+    for working, copies in zip(optimizer.fp16_groups, optimizer.fp32_groups, strict=True):
+        for parameter, master in zip(working, copies, strict=True):
             master.data.copy_(parameter.data)
             for value in optimizer.optimizer.state[master].values():
                 value.zero_()
@@ -287,8 +222,8 @@ def _publish_masters(engine: Any) -> None:
     elif isinstance(optimizer, (DeepSpeedZeroOptimizer, BF16_Optimizer)):
         optimizer.update_lp_params()
     elif isinstance(optimizer, FP16_UnfusedOptimizer):
-        for working, masters in zip(optimizer.fp16_groups, optimizer.fp32_groups, strict=True):
-            for parameter, master in zip(working, masters, strict=True):
+        for working, copies in zip(optimizer.fp16_groups, optimizer.fp32_groups, strict=True):
+            for parameter, master in zip(working, copies, strict=True):
                 parameter.data.copy_(master.data)
 
 
@@ -298,16 +233,3 @@ def _gathered(parameter: torch.nn.Parameter) -> torch.Tensor:
         return parameter.detach()
     with deepspeed.zero.GatheredParameters([parameter]):
         return parameter.detach().clone()
-
-
-def _restore_frozen(
-    parameters: Mapping[str, torch.nn.Parameter], frozen: Mapping[str, tuple[int, ...]], reader: CheckpointReader
-) -> None:
-    for name, shape in frozen.items():
-        value = reader.frozen(name).view(shape)
-        if not hasattr(parameters[name], "ds_id"):
-            parameters[name].data.copy_(value)
-            continue
-        with deepspeed.zero.GatheredParameters([parameters[name]], modifier_rank=0):
-            if torch.distributed.get_rank() == 0:
-                parameters[name].data.copy_(value)

@@ -15,12 +15,18 @@ from data_shards.packing import separates_documents
 from data_shards.permutation import Int64Array
 from trainer.config import RunConfig
 from trainer.model_input import counted_labels, model_input
-from trainer.process_group import reduce_sum
 
 Batches = Callable[[], Iterable[EvaluationBatch]]
 """Makes a rank's evaluation batches anew."""
 
 ROWS_AT_ONCE = 8
+HELD_OUT_CUT_SEED = 0
+"""The held-out texts are cut alike in all runs, so that these can be compared."""
+
+
+def is_cut(config: RunConfig) -> bool:
+    """Whether each text is to be cut for an encoder and a decoder."""
+    return config.model.shape().arch == "encoder_decoder"
 
 
 def held_out_batches(
@@ -42,6 +48,7 @@ def held_out_batches(
         micro_batch=micro_batch,
         max_tokens=max_tokens,
         with_documents=separates_documents(config.data.packing),
+        cut_seed=HELD_OUT_CUT_SEED if is_cut(config) else None,
     )
 
 
@@ -71,6 +78,8 @@ def evaluate(engine: Any, batches: Batches, beat: Callable[[], None]) -> float:
 
     Every rank must call it, with equally many batches. 0.0 of no labels.
     """
+    from trainer.process_group import reduce_sum  # it imports DeepSpeed, which a trained model does without
+
     engine.eval()
     loss_sum, labels = summed_loss(engine.module, batches(), engine.device, beat)
     engine.train()

@@ -18,7 +18,10 @@ from trainer.changes import Change, check_changes
 from trainer.config import RunConfig, dump_run_file, parse_run_file
 from trainer.errors import TrainError
 from trainer.faults import faults_of_environment
-from trainer.length import check_repetitions, planned_steps
+from trainer.freezing import check_patterns
+from trainer.init_from import check_origin
+from trainer.length import check_repetitions, planned_length
+from trainer.stages import stage_ends
 from trainer.stop import clear_marks
 from trainer.zero import check_passthrough
 
@@ -88,11 +91,15 @@ def open_launch(config: RunConfig, dataset: Dataset, accept_changes: bool) -> La
     """
     out_dir = Path(config.out_dir)
     dataset = _dataset_of_first_start(out_dir, dataset)
-    resolve(config.model, dataset.vocab_size, config.train.activation_checkpointing)
+    model_config = resolve(config.model, dataset.vocab_size, config.train.activation_checkpointing)
     done = last_place(out_dir)
-    steps = planned_steps(config, dataset, done)
-    total_tokens = done[1] + (steps - done[0]) * config.tokens_per_step
+    if config.init_from is not None and done == (0, 0):
+        check_origin(config.init_from, model_config, dataset)
+    length = planned_length(config, dataset, done)
+    steps, total_tokens = length.total_steps, length.tokens_at(length.total_steps)
     check_repetitions(config, dataset, total_tokens)
+    check_patterns(model_config, config.train)
+    stage_ends(config.train, length)
     changes: tuple[Change, ...] = ()
     if (out_dir / "run.json").exists():
         before = parse_run_file(read_run_folder(out_dir).run_file.read_text(), str(out_dir / "run.yaml"))

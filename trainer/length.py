@@ -10,6 +10,7 @@ from data_shards.order import Order
 from data_shards.passes import PASSES_OF_FULL_WORTH, check_passes
 from trainer.config import RunConfig
 from trainer.schedule import total_steps
+from trainer.stages import Length
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +31,11 @@ def planned_steps(config: RunConfig, dataset: Dataset, done: tuple[int, int]) ->
     """Optimizer steps of the whole run, of which `done` (steps, tokens) are behind."""
     per_epoch = None if config.data.weights else make_order(config, dataset).sequences_per_epoch
     return total_steps(config.train, config.tokens_per_step, config.seq_len, per_epoch, done)
+
+
+def planned_length(config: RunConfig, dataset: Dataset, done: tuple[int, int]) -> Length:
+    """The length of the whole run, of which `done` (steps, tokens) are behind."""
+    return Length(*done, planned_steps(config, dataset, done), config.tokens_per_step)
 
 
 def check_repetitions(config: RunConfig, dataset: Dataset, total_tokens: int) -> None:

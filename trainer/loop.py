@@ -17,12 +17,15 @@ class Status(IntEnum):
 def train(run: TrainingRun) -> Status:
     """Train to the last step, or to the step border at which a stop was asked for, with a checkpoint at either.
 
-    A step whose numbers are bad does not count: it is tried again with other sequences, or ends the run.
+    Where a stage ends the run goes on from a checkpoint, with a fresh optimizer (see `trainer.stages`). A step whose
+    numbers are bad does not count: it is tried again with other sequences, or ends the run.
 
     Raises:
         BadNumbersError: by train.on_bad_numbers.
     """
     while not run.done:
+        if run.stage_done:
+            run.begin_stage()
         batch = run.read_batch()
         result = run.optimize(batch)
         if not run.believes(batch, result):

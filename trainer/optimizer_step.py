@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,13 +12,16 @@ import torch.distributed as dist
 from torch import Tensor
 
 from data_shards.loader import StepBatch
+from trainer.adversarial import no_shift, perturbation
 from trainer.batch import BatchPlan
 from trainer.engine import set_learning_rate
 from trainer.engine_state import loss_scale_state, set_loss_scale_state
+from trainer.loss_weights import loss_weights
 from trainer.model_input import ModelInput, counted_labels, model_input
 from trainer.own_time import OwnTime
 from trainer.process_group import reduce_sum
 from trainer.seeds import seed_step
+from trainer.settings import Normalize
 
 Beat = Callable[[int, str], None]
 """Called with (step, phase): tells the supervisor where the rank is."""
@@ -42,9 +45,9 @@ class StepWatch:
 class StepResult:
     """What every rank knows after a step, alike on all of them.
 
-    loss: mean over the global batch's labels that count; labels: how many they are, at least 1; grad_norm: of the
-    global gradient, not finite where a gradient was not; is_applied: whether the weights were updated; told: the sums
-    of what the ranks told.
+    loss: mean over the global batch's labels that count, or over its fragments; labels: how many count, at least 1;
+    grad_norm: of the global gradient, not finite where a gradient was not; is_applied: whether the weights were
+    updated; told: the sums of what the ranks told.
     """
 
     loss: float
@@ -64,18 +67,18 @@ def _unscaled_norm(engine: Any) -> float | None:
 
 def _labels_of_all_ranks(batch: StepBatch, own: int, device: torch.device) -> int:
     """Labels that the step's loss counts; 1 where there are none, as in sequences of empty documents."""
-    if batch.document_starts is None:
+    if batch.document_starts is None and batch.loss_mask is None and batch.decoder_starts is None:
         return batch.tokens_real
-    [labels] = reduce_sum([float(own)], device)  # a rank knows the borders in its own rows alone
+    [labels] = reduce_sum([float(own)], device)  # a rank knows its own rows alone
     return max(int(labels), 1)
 
 
-def _forward(engine: Any, inputs: ModelInput, step: int, watch: StepWatch) -> Tensor:
+def _forward(engine: Any, inputs: ModelInput, shift_btc: Tensor | None, step: int, watch: StepWatch) -> Tensor:
     """The scalar loss of a micro-batch."""
     with watch.own_time.part():
         watch.beat(step, "forward")
     with watch.own_time.forward():
-        loss = inputs.loss(engine)
+        loss = inputs.loss(engine, shift_btc)
     return loss if watch.spoil is None else watch.spoil(loss)
 
 
@@ -108,14 +111,41 @@ def _update(engine: Any, norm: float | None) -> bool:
     return bool(engine.was_step_applied())
 
 
+def _backward(engine: Any, loss: Tensor, step: int, beat: Beat) -> None:
+    """Add a loss's gradients to the step's."""
+    beat(step, "backward")
+    engine.backward(loss, scale_wrt_gas=False)
+
+
+def _adversarial_loss(engine: Any, inputs: ModelInput, shift_btc: Tensor, epsilon: float) -> Tensor:
+    """The micro-batch's loss with its embeddings moved along the gradient that the pass before left in the shift."""
+    engine.step()  # DeepSpeed counts each backward pass as a micro-batch
+    assert shift_btc.grad is not None
+    return inputs.loss(engine, perturbation(shift_btc.grad, epsilon))
+
+
 def run_step(
-    engine: Any, batch: StepBatch, plan: BatchPlan, *, rate: float, seed: int, step: int, rank: int, watch: StepWatch
+    engine: Any,
+    batch: StepBatch,
+    plan: BatchPlan,
+    *,
+    rate: float,
+    seed: int,
+    step: int,
+    rank: int,
+    watch: StepWatch,
+    normalize: Normalize = "tokens",
+    epsilon: float | None = None,
 ) -> StepResult:
     """Train on this rank's rows of one global batch, tokens int64 [R, T+1], R = accumulation * micro-batch.
 
-    The loss is the mean over the global batch's labels that count. DeepSpeed averages gradients over ranks, so each
-    rank's sum is scaled by (ranks / labels); labels of rows that only pad, and of other documents, have weight 0. So
-    the gradient is that of the global batch at any world size.
+    The loss is the mean over the global batch's labels that count, or over its fragments (`trainer.loss_weights`).
+    DeepSpeed averages gradients over ranks, so each rank's sum is scaled by (ranks / terms of that mean); labels of
+    rows that only pad, and of other documents, have weight 0. So the gradient is that of the global batch at any world
+    size.
+
+    epsilon: of adversarial training (see `trainer.adversarial`). To the gradient is then added that of the perturbed
+    loss; the result's loss is the plain one.
 
     Weights change only if the loss is finite and within the watch's limit, and the gradient's norm finite.
     """
@@ -124,30 +154,50 @@ def run_step(
     set_learning_rate(engine, rate)
     counted = counted_labels(batch)
     labels = _labels_of_all_ranks(batch, int(counted.sum()), device)
-    scale, loss_scale = plan.world_size / labels, loss_scale_state(engine)
+    weights, own_terms = loss_weights(counted, batch.document_starts, normalize)
+    terms = labels if normalize == "tokens" else max(int(reduce_sum([float(own_terms)], device)[0]), 1)
+    scale, loss_scale = plan.world_size / terms, loss_scale_state(engine)
     sums = torch.zeros(1, dtype=torch.float64, device=device)
     norm, is_applied = None, False
     for first in range(0, len(batch.tokens), plan.micro_batch):
         is_last = first + plan.micro_batch >= len(batch.tokens)
-        inputs = model_input(batch, counted, slice(first, first + plan.micro_batch), device)
-        loss = _forward(engine, inputs, step, watch)
+        inputs = model_input(batch, weights, slice(first, first + plan.micro_batch), device)
+        shift = None if epsilon is None else no_shift(inputs.tokens_bt, engine.module.config.n_embd)
+        loss = _forward(engine, inputs, shift, step, watch)
         sums += loss.detach()
-        loss = loss * scale
         if is_last:
             sums = _summed(sums, watch.tell())
-            loss = loss * _guard(sums[0] / labels, watch.loss_limit).to(loss.dtype)
-        beat(step, "backward")
-        engine.backward(loss, scale_wrt_gas=False)
+        if shift is not None and epsilon is not None:
+            _backward(engine, loss * scale, step, beat)
+            loss = _adversarial_loss(engine, inputs, shift, epsilon)
+        loss = loss * scale
+        if is_last:
+            loss = loss * _guard(sums[0] / terms, watch.loss_limit).to(loss.dtype)
+        _backward(engine, loss, step, beat)
         if is_last:
             beat(step, "collective")
             norm = _unscaled_norm(engine)
             is_applied = _update(engine, norm)
         else:
             engine.step()
+    return _result(engine, sums, terms, labels, norm, is_applied, loss_scale, watch.loss_limit)
+
+
+def _result(
+    engine: Any,
+    sums: Tensor,
+    terms: int,
+    labels: int,
+    norm: float | None,
+    is_applied: bool,
+    loss_scale: Mapping[str, Any] | None,
+    loss_limit: float,
+) -> StepResult:
+    """The step's result; a step that was left out for its loss leaves the loss scale as it was before."""
     if norm is None:
         norm = float(engine.get_global_grad_norm() or 0.0)
     loss_sum, *told = sums.tolist()
-    result = StepResult(loss_sum / labels, labels, norm, is_applied, tuple(told))
-    if not (math.isfinite(result.loss) and result.loss <= watch.loss_limit):
+    result = StepResult(loss_sum / terms, labels, norm, is_applied, tuple(told))
+    if not (math.isfinite(result.loss) and result.loss <= loss_limit):
         set_loss_scale_state(engine, loss_scale)  # it is not to blame
     return result

@@ -161,7 +161,9 @@ class Snapshots:
         attempts = {} if former is None else {former.step: former.note["attempt"]}
         if memory is not None:
             attempts |= {step: memory.note(step)["attempt"] for step in memory.steps()}
-        held = gather_to_first([step for step, attempt in attempts.items() if is_believed(attempt, step)])
+        believed = [step for step, attempt in attempts.items() if is_believed(attempt, step)]
+        logger.info("snapshots in memory by attempt: %s; of these count %s", attempts, believed)
+        held = gather_to_first(believed)
         newest = None
         if held is not None:
             newest = max(set(held[0]).intersection(*held[1:]), default=None)

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from data_shards.dataset import Dataset
 from data_shards.shard_cache import cache_place
-from data_shards.stats import unigram_loss
 from data_shards.tokenizer import TextTokenizer, load_tokenizer
 from model.config import GPTConfig
-from model.generate import generate
+from model.encoder_decoder import build_model
 from model.gpt import GPT
-from model.huggingface import export
-from trainer.checkpoint.load import read_full_parameters
-from trainer.checkpoint.store import Choice, newest_good
+from model.huggingface_export import export
+from model.lora import LoRASettings, merge
+from trainer.checkpoint.load import CheckpointReader, SavedParameters, read_full_parameters
+from trainer.checkpoint.manifest import Manifest
+from trainer.checkpoint.store import (
+    Choice,
+    checkpoints_address,
+    list_checkpoints,
+    newest_good,
+    read_manifest,
+    verify_checkpoint,
+)
 from trainer.config import RunConfig, parse_run_file
 from trainer.errors import TrainError
-from trainer.evaluate import held_out_batches, label_ids, summed_loss
 
 
 @dataclass(frozen=True)
@@ -39,66 +46,79 @@ class Trained:
     @property
     def model_config(self) -> GPTConfig:
         """The model's shape as it was saved."""
-        return GPTConfig.from_dict(dict(self.choice.manifest.header.settings["model"]))
+        return model_config_of(self.choice.manifest)
 
     def tokenizer(self) -> TextTokenizer:
         """The tokenizer that the run was trained with."""
         return load_tokenizer(self.dataset.tokenizer_path)
 
-    def parameters(self) -> dict[str, torch.Tensor]:
-        """Every parameter whole, float32, by name."""
-        return dict(read_full_parameters(self.choice.address, self.choice.manifest))
+    def parameters(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Name and value of every parameter, float32, read one at a time; adapters are merged into their layers."""
+        lora = self.config.train.lora
+        if lora is None:
+            return read_full_parameters(self.choice.address, self.choice.manifest)
+        return _merged_parameters(self.choice, lora)
 
     def model(self) -> GPT:
         """The model, in evaluation mode, on the CPU."""
-        model = GPT(self.model_config)
-        model.load_state_dict(self.parameters())
+        with torch.device("meta"):
+            model = build_model(self.model_config)
+        model.load_state_dict(dict(self.parameters()), assign=True)
         return model.eval()
 
 
-def open_trained(out_dir: Path) -> Trained:
-    """The newest good checkpoint of a run, verified.
+def _merged_parameters(choice: Choice, lora: LoRASettings) -> Iterator[tuple[str, torch.Tensor]]:
+    with CheckpointReader(choice.address, choice.manifest) as reader:
+        for name, value in merge(SavedParameters(reader), lora).items():
+            yield name, value
+            reader.let_go()
+
+
+def model_config_of(manifest: Manifest) -> GPTConfig:
+    """The shape of the model in a checkpoint."""
+    return GPTConfig.from_dict(dict(manifest.header.settings["model"]))
+
+
+def find_checkpoint(out_dir: Path, step: int | None = None) -> tuple[RunConfig, Choice]:
+    """A run's configuration, and its newest good checkpoint or the one of a step, verified.
+
+    Raises:
+        TrainError: there is none, or none that is whole.
+    """
+    config = parse_run_file((out_dir / "run.yaml").read_text(), str(out_dir / "run.yaml"))
+    choice = newest_good(out_dir, config.checkpoint.dir) if step is None else _of_step(out_dir, config, step)
+    if choice is None:
+        raise TrainError(f"{out_dir}: the run has no checkpoint yet. Train it first with `headrace train FILE.yaml`.")
+    return config, choice
+
+
+def _of_step(out_dir: Path, config: RunConfig, step: int) -> Choice:
+    entries = [entry for entry in list_checkpoints(out_dir, config.checkpoint.dir) if entry.is_believed]
+    of_step = [entry for entry in entries if entry.step == step]
+    if not of_step:
+        where, steps = checkpoints_address(out_dir, config.checkpoint.dir), [entry.step for entry in entries]
+        raise TrainError(f"{where}: there must be a checkpoint of step {step}, there are of {steps or 'none'}.")
+    problems = verify_checkpoint(of_step[-1].address)
+    if problems:
+        raise TrainError(f"{of_step[-1].address}: {'; '.join(problems)}. Use the checkpoint of another step.")
+    return Choice(of_step[-1].address, read_manifest(of_step[-1].address), ())
+
+
+def open_trained(out_dir: Path, step: int | None = None) -> Trained:
+    """The newest good checkpoint of a run, or the one of a step, verified.
 
     Raises:
         TrainError: the run has none yet, or none that is whole.
     """
-    config = parse_run_file((out_dir / "run.yaml").read_text(), str(out_dir / "run.yaml"))
-    choice = newest_good(out_dir, config.checkpoint.dir)
-    if choice is None:
-        raise TrainError(f"{out_dir}: the run has no checkpoint yet. Train it first with `headrace train FILE.yaml`.")
+    config, choice = find_checkpoint(out_dir, step)
     fingerprint = choice.manifest.header.settings["dataset"]
     return Trained(config, choice, Dataset.open(config.data_dir, fingerprint, cache_place(config.data)))
 
 
 def export_trained(trained: Trained, to: Path) -> Path:
-    """Write the model as config.json, model.safetensors and tokenizer.json, in Hugging Face's layout."""
+    """Write the model in Hugging Face's layout: config.json, safetensors and tokenizer.json. One parameter at a time
+    is held."""
     dataset = trained.dataset
-    export(trained.parameters(), trained.model_config, dataset.tokenizer_path, to, dataset.eot_id)
+    config, classes = trained.model_config, dataset.classes
+    export(trained.parameters(), config, dataset.tokenizer_path, to, dataset.eot_id, classes=classes)
     return to
-
-
-def continue_text(
-    trained: Trained, prompt: str, *, tokens: int, temperature: float, top_k: int | None, seed: int
-) -> str:
-    """The text that the model writes after a prompt."""
-    tokenizer = trained.tokenizer()
-    [prompt_ids] = tokenizer.encode([prompt])
-    ids = generate(
-        trained.model(),
-        [int(token) for token in prompt_ids],
-        tokens,
-        temperature=temperature,
-        top_k=top_k,
-        seed=seed,
-        eot_id=tokenizer.eot_id,
-    )
-    return tokenizer.decode(ids)
-
-
-def held_out_loss(trained: Trained, max_tokens: int) -> dict[str, float]:
-    """Mean cross-entropy on the held-out split in nats per token, its perplexity, and the unigram model's loss."""
-    batches = held_out_batches(trained.config, trained.dataset, max_tokens=max_tokens)
-    loss_sum, labels = summed_loss(trained.model(), batches(), torch.device("cpu"))
-    loss = loss_sum / max(labels, 1)
-    unigram = unigram_loss(trained.dataset, label_ids(batches()), on_bad_shard=trained.config.data.on_bad_shard)
-    return {"loss": loss, "perplexity": float(np.exp(loss)), "unigram_loss": unigram, "tokens": float(labels)}

@@ -13,20 +13,22 @@ import torch
 
 from data_shards.loader import StepBatch, TrainLoader
 from data_shards.tokenizer import TextTokenizer
+from model.encoder_decoder import continue_greedily
 from model.generate import generate
 from trainer.bad_shards import read_or_skip
 from trainer.batch import BatchPlan
 from trainer.checkpointer import Checkpointer
+from trainer.classification import evaluate_classes, journal_facts
 from trainer.config import RunConfig
 from trainer.errors import BadNumbersError
-from trainer.evaluate import Batches, evaluate
+from trainer.evaluate import Batches, evaluate, is_cut
 from trainer.number_guard import NumberGuard, Verdict, diagnosis
 from trainer.optimizer_step import Beat, StepResult, StepWatch, run_step
 from trainer.own_time import OwnTime
 from trainer.place import Place
-from trainer.schedule import learning_rate
 from trainer.seeds import derive_seed
 from trainer.slow_rank import Pace, watch_pace
+from trainer.stages import Length, Stage, stage_rate
 
 logger = logging.getLogger(__name__)
 
@@ -42,11 +44,23 @@ class Wishes:
     snapshot_interval: int  # rank 0's: steps between snapshots in memory, 0 for none
 
 
+@dataclass(frozen=True)
+class StageStart:
+    """The engine of a stage, with the weights of the place where it goes on, and what restored them."""
+
+    stage: Stage
+    engine: Any
+    checkpointer: Checkpointer
+    place: Place
+    restored: Mapping[str, Any]
+
+
 @dataclass
 class TrainingRun:
     """A rank's engine, data and place, and the steps of the loop on them."""
 
     config: RunConfig
+    stage: Stage
     engine: Any
     plan: BatchPlan
     loader: TrainLoader
@@ -65,11 +79,14 @@ class TrainingRun:
     guard: NumberGuard
     own_time: OwnTime
     nodes: list[str]  # of all ranks; known to rank 0 alone, which keeps the journal
+    open_stage: Callable[[], StageStart]  # of what is newest, a checkpoint or a snapshot in memory
+    classes: tuple[str, ...] = ()  # of a classifier
     spoil: Callable[[torch.Tensor], torch.Tensor] | None = None  # what a fault makes of a loss
     pace: Pace = field(default_factory=Pace)
     step_began: float = 0.0
     data_wait_seconds: float = 0.0
     own_seconds: float = 0.0  # of the step before, by this rank itself
+    rate: float = 0.0  # of the step before
 
     @property
     def done(self) -> bool:
@@ -79,7 +96,36 @@ class TrainingRun:
     @property
     def total_tokens(self) -> int:
         """Tokens of the whole run: those behind, and what is left in steps of the present global batch."""
-        return self.place.tokens + (self.total_steps - self.place.step) * self.config.tokens_per_step
+        return self.length.tokens_at(self.total_steps)
+
+    @property
+    def length(self) -> Length:
+        """The run's length, as seen from here."""
+        return Length(self.place.step, self.place.tokens, self.total_steps, self.config.tokens_per_step)
+
+    @property
+    def stage_done(self) -> bool:
+        """Whether the stage's last step is behind, and another stage follows."""
+        return self.place.step >= self.stage.end and not self.done
+
+    def begin_stage(self) -> None:
+        """Save, and go on from there with an engine of the next stage.
+
+        Raises:
+            SaveFailedError: the storage failed.
+        """
+        self.save_and_wait()
+        self._reopen()
+
+    def _reopen(self) -> None:
+        """Go on from what is newest, with an engine of its stage in place of this one."""
+        self.beat(self.place.step, "load")
+        self.engine.destroy()
+        del self.engine, self.checkpointer  # their memory goes before the next ones' comes
+        start = self.open_stage()
+        self.stage, self.engine = start.stage, start.engine
+        self.checkpointer, self.place = start.checkpointer, start.place
+        self.emit({"event": "stage", "stage": self.stage.index, "step": self.place.step, "tokens": self.place.tokens})
 
     def read_batch(self) -> StepBatch:
         """This rank's rows of the next global batch.
@@ -101,7 +147,7 @@ class TrainingRun:
     def optimize(self, batch: StepBatch) -> StepResult:
         """Forward, backward and update on the batch; what the ranks told each other comes with the result."""
         step, tokens = self.place.step + 1, self.place.tokens + batch.tokens_real
-        rate = learning_rate(self.config.train, tokens, self.total_tokens)
+        self.rate = stage_rate(self.stage, self.length, tokens)
         own_seconds = [0.0] * self.plan.world_size
         own_seconds[self.rank] = self.own_seconds
         watch = StepWatch(
@@ -111,8 +157,18 @@ class TrainingRun:
             loss_limit=self.guard.loss_limit,
             spoil=self.spoil,
         )
+        adversarial = self.config.train.adversarial
         result = run_step(
-            self.engine, batch, self.plan, rate=rate, seed=self.config.seed, step=step, rank=self.rank, watch=watch
+            self.engine,
+            batch,
+            self.plan,
+            rate=self.rate,
+            seed=self.config.seed,
+            step=step,
+            rank=self.rank,
+            watch=watch,
+            normalize=self.config.train.loss.normalize,
+            epsilon=None if adversarial is None else adversarial.epsilon,
         )
         self.own_seconds = self.own_time.take()
         return result
@@ -152,7 +208,7 @@ class TrainingRun:
         if verdict.action == "rollback":
             self.beat(step, "load")  # it may wait for a save under way, and for storage
             # With no checkpoint yet, the weights as they are: the update was not made.
-            place = self.checkpointer.go_back(lambda: self.beat(step, "load")) or place
+            place = self._go_back(step) or place
             self.guard.went_back(place.step)
         loader = place.loader
         span = max(verdict.span[0], loader.consumed), verdict.span[1]
@@ -162,6 +218,13 @@ class TrainingRun:
         if verdict.action == "rollback":
             self.checkpointer.snapshots.start_over(self.engine, self.place)
         return span
+
+    def _go_back(self, step: int) -> Place | None:
+        place = self.checkpointer.go_back(lambda: self.beat(step, "load"))
+        if place is not None and not self.stage.holds(place.step):  # the border's checkpoint is no longer good
+            self._reopen()
+            return self.place
+        return place
 
     def record(self, batch: StepBatch, result: StepResult) -> Wishes:
         """Move on by the step, put it into the journal; what the ranks agreed on for this border."""
@@ -204,7 +267,7 @@ class TrainingRun:
             "loss": loss,
             "loss_hex": loss.hex(),
             "sequence_hash": batch.sequence_hash,
-            "lr": self.engine.optimizer.param_groups[0]["lr"],
+            "lr": self.rate,
             "grad_norm": grad_norm,
             "tokens": self.place.tokens,
             "tokens_per_second": tokens_per_second,
@@ -227,10 +290,10 @@ class TrainingRun:
         return not self.done and self.place.step % self.config.eval.interval == 0
 
     def evaluate(self, final: bool = False) -> None:
-        """Held-out loss into the journal; at the end with samples."""
+        """Held-out loss into the journal, with what else is told of a classifier; at the end with samples."""
         self.beat(self.place.step, "eval")
         began = time.perf_counter()
-        loss = evaluate(self.engine, self.evaluation_batches, lambda: self.beat(self.place.step, "eval"))
+        loss, facts = self._judge()
         self.emit(
             {
                 "event": "eval",
@@ -238,11 +301,23 @@ class TrainingRun:
                 "tokens": self.place.tokens,
                 "val_loss": loss,
                 "unigram_loss": self.unigram_loss,
+                **facts,
                 "final": final,
                 "seconds": time.perf_counter() - began,
                 "samples": self._samples() if final else [],
             }
         )
+
+    def _judge(self) -> tuple[float, dict[str, Any]]:
+        """Held-out loss over all ranks, and what else the journal says of it."""
+
+        def beat() -> None:
+            self.beat(self.place.step, "eval")
+
+        if not self.classes:
+            return evaluate(self.engine, self.evaluation_batches, beat), {}
+        result = evaluate_classes(self.engine, self.evaluation_batches, len(self.classes), beat)
+        return result.loss, journal_facts(result, self.classes)
 
     def _samples(self) -> list[dict[str, str]]:
         """Continuations of the prompts. Every rank computes them: at ZeRO stage 3 a forward pass needs all ranks."""
@@ -251,16 +326,14 @@ class TrainingRun:
 
     def _continue(self, prompt: str, tokenizer: TextTokenizer) -> str:
         self.beat(self.place.step, "export")  # takes far longer than a batch of the evaluation
-        [prompt_ids] = tokenizer.encode([prompt])
-        ids = generate(
-            self.engine.module,
-            [int(token) for token in prompt_ids],
-            self.config.eval.sample_tokens,
-            temperature=0.8,
-            top_k=50,
-            seed=derive_seed(self.config.seed, "sample", prompt),
-            eot_id=tokenizer.eot_id,
-        )
+        [encoded] = tokenizer.encode([prompt])
+        prompt_ids, tokens = [int(token) for token in encoded], self.config.eval.sample_tokens
+        module, eot_id = self.engine.module, tokenizer.eot_id
+        with torch.compiler.set_stance("force_eager"):  # texts of all lengths would each be compiled for
+            if is_cut(self.config):
+                return tokenizer.decode(continue_greedily(module, prompt_ids, tokens, eot_id=eot_id))
+            seed = derive_seed(self.config.seed, "sample", prompt)
+            ids = generate(module, prompt_ids, tokens, temperature=0.8, top_k=50, seed=seed, eot_id=eot_id)
         return tokenizer.decode(ids)
 
     def snapshot(self, wishes: Wishes) -> None:

@@ -76,10 +76,11 @@ def deepspeed_config(train: TrainSettings, plan: BatchPlan, precision: str, para
         TrainError: `train.deepspeed` sets what Headrace owns.
     """
     check_passthrough(train.deepspeed)
+    passes = plan.accumulation * (2 if train.adversarial else 1)  # DeepSpeed counts backward passes
     config: dict[str, Any] = {
-        "train_batch_size": plan.micro_batch * plan.accumulation * plan.world_size,
+        "train_batch_size": plan.micro_batch * passes * plan.world_size,
         "train_micro_batch_size_per_gpu": plan.micro_batch,
-        "gradient_accumulation_steps": plan.accumulation,
+        "gradient_accumulation_steps": passes,
         "gradient_clipping": train.grad_clip,
         "zero_optimization": {
             "stage": train.zero.stage,

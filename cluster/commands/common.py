@@ -17,6 +17,11 @@ def say(text: str) -> None:
     print(text, flush=True)  # noqa: T201  the one place where answers are printed
 
 
+def say_piece(text: str) -> None:
+    """Print a piece of an answer at once, with no line's end after it."""
+    print(text, end="", flush=True)  # noqa: T201
+
+
 def say_json(value: Any) -> None:
     """Print an answer for programs."""
     say(json.dumps(value, ensure_ascii=False, indent=2))

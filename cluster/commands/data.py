@@ -176,7 +176,7 @@ def _shown(args: argparse.Namespace) -> Shown:
         return show_document(dataset, args.number, args.split)
     packing = args.packing or (config.data.packing if config else "stream")
     if args.split == "val":
-        return show_held_out_sequence(dataset, args.number, sequence_length(config, args.seq_len), packing)
+        return show_held_out_sequence(dataset, args.number, sequence_length(dataset, config, args.seq_len), packing)
     order, _ = order_facts(dataset, config, args.seq_len, args.seed)
     return show_sequence(dataset, order, args.epoch * order.sequences_per_epoch + args.number, packing)
 

@@ -74,13 +74,15 @@ def train_command(args: argparse.Namespace) -> int:
 def run_command(args: argparse.Namespace) -> int:
     """The main job, and what came of it."""
     from cluster.report import final_report
+    from trainer.evaluate import is_cut
     from trainer.trained import export_trained, open_trained
 
     config, result = _train(args)
     if result.status == "stopped":
         return _status(result)
     out_dir = Path(config.out_dir)
-    model_dir = export_trained(open_trained(out_dir), out_dir / "model")
+    # Hugging Face has no layout for an encoder-decoder of these parts.
+    model_dir = None if is_cut(config) else export_trained(open_trained(out_dir), out_dir / "model")
     say(final_report(config, out_dir, model_dir))
     return 0
 

@@ -5,6 +5,7 @@ import pytest
 
 from cluster.data_text import plan_text, rank_groups, shown_text, stats_text
 from data_shards.balance import Balance, balance
+from data_shards.example_view import Piece
 from data_shards.order import Order
 from data_shards.show import Segment, Shown
 
@@ -80,7 +81,7 @@ def test_document_is_shown_as_it_is() -> None:
 def row(tokens: int, **more: Any) -> dict[str, Any]:
     spread = {"min": 2, "p99": 8.0, "median": 5.0, "mean": 5.5, "max": 9}
     counts = {"tokens": tokens, "documents": 20, "shards": 3, "text_bytes_per_token": 4.25}
-    return {**counts, "tokens_per_document": spread, **more}
+    return {**counts, "tokens_per_document": spread, "examples": None, **more}
 
 
 def described(**more: Any) -> dict[str, Any]:
@@ -114,3 +115,19 @@ def test_stats_with_a_run_file_show_shares_and_passes() -> None:
     place = lines.index("a run of 123,456 tokens (run.yaml):")
     assert lines[place + 1] == "  zh: asked for 50.0% of the tokens, holds 25.0%: 3.75 passes of at most 4"
     assert lines[place + 2].endswith("holds 75.0%: 4.50 passes (more than 4: less is learned from each)")
+
+
+def test_stats_of_examples_tell_filling_and_classes() -> None:
+    facts = {"seq_len": 1024, "learned_share": 0.25, "filling_share": 0.013, "classes": {"ham": 1200, "spam": 3}}
+    told = described()
+    told["splits"]["train"]["examples"] = facts
+    lines = stats_text(told).splitlines()
+    assert "  examples in rows of 1,024 tokens, of which 25.0% are learned and 1.3% are filling" in lines
+    assert "  classes: ham 1,200, spam 3" in lines
+
+
+def test_example_shows_what_is_learned_in_brackets() -> None:
+    pieces = [Piece("2 + 2 =", False), Piece(" 4<|endoftext|>", True)]
+    segment = Segment(0, [5, 6, 0], "2 + 2 = 4<|endoftext|>", True, True, pieces)
+    shown = Shown("document", 0, "train", "a", "s", 0, 3, [segment], [1])
+    assert shown_text(shown, with_ids=False) == "2 + 2 =⟦ 4<|endoftext|>⟧"

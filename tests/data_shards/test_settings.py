@@ -48,7 +48,7 @@ def test_settings_weights_of_all_sources_are_kept() -> None:
         ),
         ([{"path": "a", "max_passes": 0}], {}, "greater than 0"),
         (["a"], {"val_sources": [{"path": "v", "max_passes": 2}]}, "v: validation sources are gone through once"),
-        (["a"], {"packing": "sentences"}, "'stream', 'documents' or 'sentence_pairs'"),
+        (["a"], {"packing": "sentences"}, "'stream', 'documents', 'sentence_pairs' or 'examples'"),
         (["a"], {"on_bad_shard": "ignore"}, "'fail' or 'skip'"),
         (["a"], {"cache_bytes": 1000}, "greater than or equal to 1048576"),
         (["a"], {"val_sources": [{"path": "v", "weight": 1}]}, "v: validation sources have no weight"),

@@ -14,7 +14,8 @@ from data_shards.shard_view import ShardView
 from data_shards.show import show
 from model.gpt import GPT
 from tests.end_to_end.headrace import events, headrace, run_file, steps
-from trainer.trained import Trained, held_out_loss, open_trained
+from trainer.held_out import held_out_scores
+from trainer.trained import Trained, open_trained
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(500)]
 
@@ -61,7 +62,7 @@ def check_run(file: Path, out_dir: Path) -> Trained:
     assert len(pieces) > len(trained.dataset.split("val"))
     wanted = loss_apart(trained.model(), pieces)
     assert events(out_dir, "eval")[-1]["val_loss"] == pytest.approx(wanted, rel=1e-5)
-    scores = held_out_loss(trained, EVALUATED_TOKENS)
+    scores = held_out_scores(trained, EVALUATED_TOKENS)
     assert scores["loss"] == pytest.approx(wanted, rel=1e-5)
     assert scores["tokens"] == sum(len(piece) - 1 for piece in pieces)
     assert wanted < steps(out_dir)[0]["loss"]

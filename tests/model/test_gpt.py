@@ -11,7 +11,8 @@ from model.config import GPTConfig
 from model.errors import ModelError
 from model.flops import model_flops_per_token, parameter_count
 from model.gpt import GPT
-from model.settings import ModelSettings, PresetName, resolve
+from model.presets import PresetName
+from model.settings import ModelSettings, resolve
 from tests.model.shapes import SMALL, build, gradients, random_tokens
 
 
@@ -134,7 +135,7 @@ def test_dropout_acts_in_training_alone() -> None:
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
-@pytest.mark.parametrize("mode", ["full", "every_2", "every_3"])
+@pytest.mark.parametrize("mode", ["full", "every_2", "every_3", "selective", "full_cpu"])
 def test_checkpointing_changes_neither_loss_nor_gradients(mode: str, dropout: float) -> None:
     tokens, labels = random_tokens(2, 8), random_tokens(2, 8, seed=2)
     results = []

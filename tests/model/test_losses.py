@@ -23,8 +23,9 @@ class Inputs:
         self.labels = torch.randint(REAL, (n,), generator=generator)
         self.weights = torch.rand(n, generator=generator) * (torch.rand(n, generator=generator) > 0.3)
 
-    def chunked(self, chunk_tokens: int | None = None) -> Tensor:
-        return chunked_cross_entropy(self.hidden, self.weight, self.labels, self.weights, REAL, chunk_tokens)
+    def chunked(self, chunk_tokens: int | None = None, z_loss: float = 0.0) -> Tensor:
+        arguments = self.hidden, self.weight, self.labels, self.weights, REAL, chunk_tokens
+        return chunked_cross_entropy(*arguments, z_loss=z_loss)
 
     def plain(self) -> Tensor:
         logits = (self.hidden @ self.weight[:REAL].T).to(torch.promote_types(self.hidden.dtype, torch.float32))
@@ -56,6 +57,32 @@ def test_chunked_loss_in_float64_passes_gradcheck() -> None:
         return chunked_cross_entropy(hidden, weight, inputs.labels, inputs.weights, REAL, 2)
 
     assert torch.autograd.gradcheck(loss, (inputs.hidden, inputs.weight), fast_mode=True)
+
+
+@pytest.mark.parametrize("chunk_tokens", [7, 64])
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_z_loss_in_float64_equals_its_formula_and_passes_gradcheck(chunk_tokens: int, has_bias: bool) -> None:
+    inputs = Inputs(n=20)
+    bias = torch.linspace(-1, 1, VOCAB, dtype=torch.float64) if has_bias else torch.zeros(VOCAB, dtype=torch.float64)
+
+    def chunked(hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return chunked_cross_entropy(
+            hidden, weight, inputs.labels, inputs.weights, REAL, chunk_tokens, bias_v=bias, z_loss=0.1
+        )
+
+    logits = (inputs.hidden @ inputs.weight.T + bias)[:, :REAL]
+    each = F.cross_entropy(logits, inputs.labels, reduction="none") + 0.1 * logits.logsumexp(1).square()
+    arguments = inputs.hidden, inputs.weight, bias.requires_grad_()
+    torch.testing.assert_close(chunked(*arguments), (each * inputs.weights).sum(), rtol=1e-12, atol=0)
+    assert torch.autograd.gradcheck(chunked, arguments, fast_mode=True)
+
+
+def test_z_loss_without_gradients_is_in_the_loss_too() -> None:
+    inputs = Inputs()
+    expected = inputs.chunked(16, z_loss=0.5)
+    with torch.no_grad():
+        assert inputs.chunked(16, z_loss=0.5) == expected
+    assert expected > inputs.chunked(16) + 1.0
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 2e-2), (torch.float16, 3e-3)])

@@ -60,7 +60,7 @@ def test_settings_with_an_impossible_field_are_refused(values: dict[str, object]
 
 
 def test_settings_module_imports_without_torch() -> None:
-    code = "import sys, model.settings, model.flops; sys.exit('torch' in sys.modules)"
+    code = "import sys, model.settings, model.flops, model.huggingface_config; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
 
 
@@ -76,7 +76,7 @@ def test_checkpoint_period_of_a_mode_is_read(mode: str, period: int) -> None:
     assert checkpoint_period(mode) == period
 
 
-@pytest.mark.parametrize("mode", ["", "all", "every_0", "every_x", "every_-2", "selective", "full "])
+@pytest.mark.parametrize("mode", ["", "all", "every_0", "every_x", "every_-2", "selective_2", "full "])
 def test_checkpoint_period_of_an_unknown_mode_is_refused(mode: str) -> None:
     with pytest.raises(ModelError, match="every_2"):
         checkpoint_period(mode)

@@ -28,6 +28,8 @@ from trainer.checkpoint.manifest import Header
 from trainer.checkpoint.save import SaveTask, save_checkpoint
 from trainer.checkpoint.store import agree_on_checkpoint
 from trainer.engine_state import prepare_optimizer, restore, snapshot
+from trainer.optimizer import build_optimizer
+from trainer.settings import TrainSettings
 
 ROWS = 6  # divides by 1, 2 and 3 ranks
 VOCABULARY = 13
@@ -60,11 +62,6 @@ def build(case: dict[str, Any], seed: int) -> Any:
     """An engine of the case's stage and precision; the weights depend on the seed alone."""
     torch.manual_seed(seed)
     model = Tiny()
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trainable if p.dim() > 1], "weight_decay": 0.1},
-        {"params": [p for p in trainable if p.dim() <= 1], "weight_decay": 0.0},
-    ]
     micro = ROWS // dist.get_world_size()
     config: dict[str, Any] = {
         "train_batch_size": ROWS,
@@ -79,7 +76,8 @@ def build(case: dict[str, Any], seed: int) -> Any:
         config[case["precision"]] = {"enabled": True}
         if case["stage"] > 0:
             config["data_types"] = {"grad_accum_dtype": "fp32"}
-    optimizer = torch.optim.AdamW(groups, lr=0.01, fused=True)
+    train = {"max_steps": 1, "global_batch_size": ROWS, "lr": 0.01, "optimizer": case.get("optimizer", {})}
+    optimizer = build_optimizer(model, TrainSettings.model_validate(train))
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config, dist_init_required=False)
     prepare_optimizer(engine)
     return engine

@@ -21,7 +21,7 @@ from tests.trainer.parity_world import GLOBAL_BATCH, MODEL, SEED, make_dataset, 
 from tests.trainer.worlds import answer, host
 from trainer.batch import plan_batch
 from trainer.engine import build_engine
-from trainer.engine_state import prepare_optimizer
+from trainer.engine_state import held_fragments, prepare_optimizer
 from trainer.evaluate import evaluate
 from trainer.optimizer_step import StepWatch, run_step
 from trainer.own_time import OwnTime
@@ -46,9 +46,15 @@ def evaluated(batch: StepBatch) -> EvaluationBatch:
     return EvaluationBatch(batch.tokens, batch.real, batch.document_starts)
 
 
+def first_moments(engine: Any) -> list[float]:
+    """All first moments, by the parameters' names: after one step the gradient, but for a factor."""
+    fragments = sorted(held_fragments(engine), key=lambda fragment: fragment.name)
+    return [value for fragment in fragments for value in fragment.exp_avg.tolist()]
+
+
 def train(case: dict[str, Any], dataset: Dataset, rank: int, world_size: int) -> dict[str, Any]:
     device = torch.device("cpu")
-    train_settings = settings(case["stage"])
+    train_settings = settings(case["stage"], **case.get("train", {}))
     plan = plan_batch(GLOBAL_BATCH, train_settings.micro_batch_size, world_size)
     model = dataclasses.replace(MODEL, activation_checkpointing=case["checkpointing"])
     engine = build_engine(model, train_settings, plan, case["precision"], SEED, device)
@@ -59,15 +65,27 @@ def train(case: dict[str, Any], dataset: Dataset, rank: int, world_size: int) ->
     losses, norms, labels = [], [], []
     for step in range(1, STEPS + 1):
         batch = with_starts(loader.read(state, GLOBAL_BATCH))
-        result = run_step(engine, batch, plan, rate=rate_of(step), seed=SEED, step=step, rank=rank, watch=watch)
+        result = run_step(
+            engine,
+            batch,
+            plan,
+            rate=rate_of(step),
+            seed=SEED,
+            step=step,
+            rank=rank,
+            watch=watch,
+            normalize=train_settings.loss.normalize,
+        )
         state = batch.state_after
         losses.append(result.loss)
         norms.append(result.grad_norm)
         labels.append(result.labels)
+        if step == 1:
+            moments = first_moments(engine) if case["stage"] == 0 else []
     last = evaluated(with_starts(loader.read(LoaderState(consumed=FIRST_EVALUATED), GLOBAL_BATCH)))
     held_out = evaluate(engine, lambda: [last], lambda: None)
     engine.destroy()
-    return {"losses": losses, "norms": norms, "labels": labels, "held_out": held_out}
+    return {"losses": losses, "norms": norms, "labels": labels, "held_out": held_out, "moments": moments}
 
 
 def run_rank(job_file: Path, rank: int) -> None:

@@ -37,7 +37,7 @@ VOCABULARY = 89
 MODEL = GPTConfig(vocab_size=128, real_vocab_size=VOCABULARY, n_layer=2, n_head=2, n_embd=32, max_seq_len=SEQ_LEN)
 
 
-def settings(stage: int) -> TrainSettings:
+def settings(stage: int, **changes: Any) -> TrainSettings:
     """Accumulation over micro-batches of 2, clipping that bites, warm-up and cosine decay."""
     return TrainSettings.model_validate(
         {
@@ -48,6 +48,7 @@ def settings(stage: int) -> TrainSettings:
             "grad_clip": 0.5,
             "schedule": {"warmup_ratio": 0.1, "min_lr": 1e-4},
             "zero": {"stage": stage},
+            **changes,
         }
     )
 

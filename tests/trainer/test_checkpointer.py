@@ -200,7 +200,7 @@ def test_save_with_a_fault_of_the_program_ends_the_rank(tmp_path: Path, phase: s
 
 def test_restore_notes_the_step_it_goes_on_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     restored: list[Callable[..., Any]] = []
-    monkeypatch.setattr("trainer.checkpointer.restore", lambda engine, reader: restored.append(reader))
+    monkeypatch.setattr("trainer.checkpointer.restore", lambda engine, reader, stage: restored.append(reader))
     with Saving(tmp_path) as first:
         assert first.checkpointer.restore() is None
         first.save(10, wait=True)

@@ -56,7 +56,7 @@ def test_override_reaches_into_sections_and_makes_missing_ones(tmp_path: Path) -
     [
         (
             ("lr: 1.0e-3", "lrate: 1.0e-3"),
-            r"train\.lr: this field is needed.*\n.*lrate: unknown field\. Did you mean 'lr'",
+            r"train\.lr: this field is needed.*\n.*lrate: unknown field\. Did you mean 'lora' or 'lr'",
         ),
         (("lr: 1.0e-3", "lr: 1.0e-3, grad_clp: 2"), r"train\.grad_clp: unknown field\. Did you mean 'grad_clip'"),
         (("global_batch_size: 8", "global_batch_size: 0"), r"train\.global_batch_size: .*greater than 0; found 0"),

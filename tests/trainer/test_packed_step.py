@@ -18,7 +18,7 @@ from model.gpt import GPT
 from tests.trainer.packed_world import FIRST_EVALUATED, STEPS, with_starts
 from tests.trainer.parity_world import GLOBAL_BATCH, MODEL, SEED, SEQ_LEN, make_dataset, make_loader, rate_of, settings
 from tests.trainer.worlds import run_jobs
-from trainer.engine import parameter_groups
+from trainer.optimizer import parameter_groups
 from trainer.seeds import derive_seed
 
 pytestmark = pytest.mark.slow
@@ -48,7 +48,7 @@ def loss_apart(model: GPT, batch: StepBatch) -> tuple[Tensor, int]:
 def plain_loop() -> dict[str, Any]:
     torch.manual_seed(derive_seed(SEED, "weights"))
     model, train = GPT(MODEL), settings(0)
-    groups = parameter_groups(model, train.optimizer.weight_decay)
+    groups = parameter_groups(model, train)
     optimizer = torch.optim.AdamW(groups, lr=train.lr, betas=train.optimizer.betas, eps=train.optimizer.eps)
     loader = make_loader(make_dataset(Path(mkdtemp()) / "data"), 0, 1, GLOBAL_BATCH)
     state, losses, norms, counts = LoaderState(), [], [], []

@@ -23,7 +23,7 @@ from tests.trainer.parity_world import (
     settings,
 )
 from tests.trainer.worlds import run_jobs
-from trainer.engine import parameter_groups
+from trainer.optimizer import parameter_groups
 from trainer.seeds import derive_seed
 
 pytestmark = pytest.mark.slow
@@ -38,7 +38,7 @@ def plain_loop() -> tuple[list[float], list[float]]:
     torch.manual_seed(derive_seed(SEED, "weights"))
     model = GPT(MODEL)
     train = settings(0)
-    groups = parameter_groups(model, train.optimizer.weight_decay)
+    groups = parameter_groups(model, train)
     optimizer = torch.optim.AdamW(groups, lr=train.lr, betas=train.optimizer.betas, eps=train.optimizer.eps)
     loader = make_loader(make_dataset(Path(mkdtemp()) / "data"), 0, 1, GLOBAL_BATCH)
     state, losses, norms = LoaderState(), [], []

@@ -47,7 +47,7 @@ def host(run_rank: RunRank) -> int:
     """The main function of a module that `run_jobs` starts; its exit status."""
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     gc.freeze()  # DeepSpeed collects garbage over and over, 0.3 s each time with all the imported objects in it
-    return int(not all(_run_job(Path(argument), run_rank) for argument in sys.argv[1:]))
+    return int(not all(run_job(Path(argument), run_rank) for argument in sys.argv[1:]))
 
 
 def answer(job_file: Path, value: dict[str, Any]) -> None:
@@ -55,7 +55,7 @@ def answer(job_file: Path, value: dict[str, Any]) -> None:
     job_file.with_suffix(".answer.json").write_text(json.dumps(value))
 
 
-def _run_job(job_file: Path, run_rank: RunRank) -> bool:
+def run_job(job_file: Path, run_rank: RunRank) -> bool:
     """Fork the job's ranks; whether all of them ended well."""
     context = multiprocessing.get_context("fork")
     size = json.loads(job_file.read_text())["world_size"]

@@ -51,7 +51,7 @@ class FormerSnapshots:
         for fragment in fragments:
             pieces = self._pieces[fragment.name]
             for copy in plan_reads(fragment.span, [piece.span for piece in pieces]):
-                for kind in KINDS:
+                for kind in (kind for kind in KINDS if getattr(fragment, kind).numel()):
                     part = pieces[copy.source].view(kind).narrow(0, copy.source_start, copy.length)
                     getattr(fragment, kind).narrow(0, copy.target_start, copy.length).copy_(part)
         return [self._pieces[fragment.name][0].updates for fragment in fragments]

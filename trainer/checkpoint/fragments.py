@@ -46,14 +46,15 @@ class Copy:
 class Fragment:
     """One rank's views of a span: fp32 master weights and AdamW's two moments, each 1-D of the same length.
 
-    Writing to the views writes to the optimizer. `step` counts the updates that the optimizer made to the span.
+    Under Muon, which has one moment, the second has length 0. Writing to the views writes to the optimizer. `step`
+    counts the updates that the optimizer made to the span.
     """
 
     name: str
     start: int
     master: torch.Tensor  # [length] float32
     exp_avg: torch.Tensor  # [length] float32
-    exp_avg_sq: torch.Tensor  # [length] float32
+    exp_avg_sq: torch.Tensor  # [length] float32, or [0]
     step: float
 
     @property

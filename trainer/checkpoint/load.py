@@ -34,6 +34,7 @@ class CheckpointReader:
         self._storage, self._folder = open_checkpoint(address)
         self._context = ExitStack()
         self._open: dict[str, Any] = {}
+        self._paths: dict[str, Path] = {}
         self._pieces: dict[str, list[tuple[Span, FileRecord]]] = defaultdict(list)
         self._steps: dict[str, float] = {}
         for record in manifest.files:
@@ -51,6 +52,7 @@ class CheckpointReader:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._open.clear()
+        self._paths.clear()
         self._context.close()
 
     def step(self, name: str) -> float:
@@ -66,6 +68,13 @@ class CheckpointReader:
             part = saved[copy.source_start : copy.source_start + copy.length]
             out[copy.target_start : copy.target_start + copy.length].copy_(part)
 
+    def read_weights_into(self, out: torch.Tensor, name: str, start: int) -> None:
+        """Fill `out` [length] with elements from `start` on of a parameter's weights, trainable or frozen."""
+        if name in self.manifest.frozen:
+            out.copy_(self._whole(name, "frozen").view(-1)[start : start + out.numel()])
+        else:
+            self.read_into(out, name, "master", start)
+
     def full(self, name: str) -> torch.Tensor:
         """A parameter's whole value in its own shape, float32, trainable or frozen."""
         if name in self.manifest.frozen:
@@ -76,6 +85,7 @@ class CheckpointReader:
         return out.view(shape)
 
     def frozen(self, name: str) -> torch.Tensor:
+        """A frozen parameter as it was saved."""
         return self._whole(name, "frozen")
 
     def buffer(self, name: str) -> torch.Tensor:
@@ -94,14 +104,18 @@ class CheckpointReader:
         shapes: Mapping[str, tuple[int, ...]],
         frozen: Mapping[str, tuple[int, ...]],
         buffers: Mapping[str, tuple[int, ...]],
+        *,
+        of_other_stage: bool = False,
     ) -> None:
-        """Raise TrainError unless the model has the same parameters and buffers, of the same shapes, as the saved."""
+        """Raise TrainError unless the model has the same parameters and buffers, of the same shapes, as the saved.
+
+        of_other_stage: what was trained may be frozen now, and the other way about.
+        """
         saved = self.manifest
-        for what, have, want in (
-            ("trainable parameter", saved.shapes, shapes),
-            ("frozen parameter", saved.frozen, frozen),
-            ("buffer", saved.buffers, buffers),
-        ):
+        pairs = [("trainable parameter", saved.shapes, shapes), ("frozen parameter", saved.frozen, frozen)]
+        if of_other_stage:
+            pairs = [("parameter", saved.shapes | saved.frozen, {**shapes, **frozen})]
+        for what, have, want in (*pairs, ("buffer", saved.buffers, buffers)):
             for name in sorted(have.keys() | want.keys()):
                 if have.get(name) != want.get(name):
                     raise TrainError(
@@ -119,7 +133,16 @@ class CheckpointReader:
             self._open[record.name] = safe_open(self._path(record), framework="pt", device="cpu")
         return self._open[record.name]
 
+    def let_go(self) -> None:
+        """Close the files' maps, whose pages count as this process's memory once read; they open again when asked."""
+        self._open.clear()
+
     def _path(self, record: FileRecord) -> Path:
+        if record.name not in self._paths:
+            self._paths[record.name] = self._on_disk(record)
+        return self._paths[record.name]
+
+    def _on_disk(self, record: FileRecord) -> Path:
         where = f"{self.address}/{record.name}"
         try:
             path = self._context.enter_context(self._storage.on_disk(f"{self._folder}/{record.name}"))
@@ -128,6 +151,28 @@ class CheckpointReader:
         if not isinstance(self._storage, LocalStorage) and hash_file(path) != record.sha256:
             raise TrainError(f"{where}: its bytes have changed on the way; try again, or use another checkpoint")
         return path
+
+
+class SavedParameters(Mapping[str, torch.Tensor]):
+    """A checkpoint's parameters by name, float32, each read when it is asked for. The reader must be open."""
+
+    def __init__(self, reader: CheckpointReader) -> None:
+        self._reader = reader
+        self._names = {**reader.manifest.shapes, **reader.manifest.frozen}
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._reader.full(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 def read_full_parameters(address: Path | str, manifest: Manifest | None = None) -> Iterator[tuple[str, torch.Tensor]]:
@@ -144,3 +189,4 @@ def read_full_parameters(address: Path | str, manifest: Manifest | None = None) 
     with CheckpointReader(address, manifest) as reader:
         for name in [*manifest.shapes, *manifest.frozen]:
             yield name, reader.full(name)
+            reader.let_go()

@@ -18,7 +18,8 @@ MANIFEST_NAME = "manifest.json"
 
 @dataclass(frozen=True)
 class Header:
-    """Where the run stood at the save. `loader` and `settings` are plain JSON objects; `rng` is a note for readers."""
+    """Where the run stood at the save. `loader` and `settings` are plain JSON objects; `rng` is a note for readers;
+    `stage` is that of the optimizer's moments."""
 
     run_id: str
     attempt: int
@@ -30,6 +31,7 @@ class Header:
     loader: Mapping[str, Any]
     settings: Mapping[str, Any]
     rng: str = ""
+    stage: int = 0
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,7 @@ def record_from_dict(body: dict[str, Any]) -> FileRecord:
 
 
 def _from_dict(body: dict[str, Any]) -> Manifest:
-    header = Header(**{field: body[field] for field in Header.__dataclass_fields__})
+    header = Header(**{field: body[field] for field in Header.__dataclass_fields__ if field in body})
     return Manifest(
         header=header,
         time=body["time"],

@@ -131,14 +131,17 @@ class SnapshotMemory:
         """(its place in the slot, tensor), for each kind of each fragment in order."""
         tensors = [getattr(fragment, kind) for fragment in fragments for kind in KINDS]
         if slot not in self._views:  # a millisecond for the demo's 156 tensors, and always the same
-            self._views[slot] = self._views_like(tensors, values_span(self._size, slot)[0])
-        return list(zip(self._views[slot], tensors, strict=True))
+            self._views[slot] = self._views_like(fragments, values_span(self._size, slot)[0])
+        pairs = zip(self._views[slot], tensors, strict=True)
+        return [(view, tensor) for view, tensor in pairs if tensor.numel()]
 
-    def _views_like(self, tensors: Sequence[torch.Tensor], offset: int) -> list[torch.Tensor]:
+    def _views_like(self, fragments: Sequence[Fragment], offset: int) -> list[torch.Tensor]:
+        """Equal places for all kinds, of which that of a moment that a fragment has not stays unused."""
         views = []
-        for tensor in tensors:
-            views.append(torch.frombuffer(self._map, dtype=torch.float32, count=tensor.numel(), offset=offset))
-            offset += 4 * tensor.numel()
+        for fragment in fragments:
+            for _ in KINDS:
+                views.append(torch.frombuffer(self._map, dtype=torch.float32, count=fragment.length, offset=offset))
+                offset += 4 * fragment.length
         return views
 
     def _index(self, step: int) -> int:
