@@ -24,7 +24,7 @@ from cluster.gang_folder import GangFolder, Place, Verdict
 from cluster.policy import LOST_KINDS, Diagnosis
 from cluster.restarts import GangEnded, Start
 from cluster.settings import Resources
-from cluster.snapshot_keeper_actor import SnapshotKeepers, fetch_snapshot_memory
+from cluster.snapshot_keeper_actor import fetch_snapshot_memory
 from cluster.spec import GangFailed, GangSpec
 from cluster.supervisor import supervise
 
@@ -67,7 +67,7 @@ def supervise_on_ray(config: dict[str, Any]) -> None:
     rank, address = context.get_world_rank(), ray.util.get_node_ip_address()
     node_id = ray.get_runtime_context().get_node_id()
     folder.write_place(Place(rank, node_id, address, os.getpid()))
-    memory = fetch_snapshot_memory(spec.token, config["keeper_nodes"], rank, context.get_world_size())
+    memory = fetch_snapshot_memory(spec.token, rank, context.get_world_size())
     try:
         outcome = supervise(
             spec,
@@ -109,18 +109,16 @@ def run_gang(
     start: Start,
     folder: GangFolder,
     cord: Cord,
-    keepers: SnapshotKeepers,
     unsure: Collection[str],
     resources: Resources,
 ) -> GangEnded:
     """Run one gang to its end on the cluster that this process has joined; how it ended, but for step and restarts.
 
     Args:
-        folder: the gang's, removed at its end; cord: what the workers hold on to; keepers: of the run's snapshots;
-            unsure: ids of nodes that Ray takes for alive and that do not answer.
+        folder: the gang's, removed at its end; cord: what the workers hold on to; unsure: ids of nodes that
+            Ray takes for alive and that do not answer.
     """
-    keepers.cover_nodes(without=unsure)
-    config = {"gang": spec.to_dict(), "folder": folder.path, "driver": cord.address, "keeper_nodes": keepers.nodes}
+    config = {"gang": spec.to_dict(), "folder": folder.path, "driver": cord.address}
     error = _fit(_trainer(spec, config, start.workers, start.left_out | set(unsure), resources))
     verdict, places = folder.verdict(), folder.places()
     folder.remove()

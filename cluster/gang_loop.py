@@ -127,6 +127,7 @@ class GangLoop:
             time.sleep(POLL_SECONDS)
         else:
             wait([self._gang], timeout=POLL_SECONDS)
+        self._keepers.look()
         records = self._reader.poll()
         view.feed(records)
         now = time.monotonic()
@@ -155,6 +156,7 @@ class GangLoop:
 
     def _capacity(self) -> Capacity:
         free, self._unsure = survey(self._resources.per_worker)
+        self._keepers.cover_nodes(self._unsure)
         places = self._folder.places() if self._folder is not None else ()
         return Capacity(free, draining_nodes(), frozenset(place.node_id for place in places))
 
@@ -210,7 +212,7 @@ class GangLoop:
 
         def run() -> None:
             try:
-                end = run_gang(spec, start, folder, cord, self._keepers, self._unsure, self._resources)
+                end = run_gang(spec, start, folder, cord, self._unsure, self._resources)
                 future.set_result(end)
             except BaseException as error:  # noqa: BLE001  it is raised again by whoever asks for the result
                 future.set_exception(error)

@@ -88,6 +88,7 @@ class Keeper:
         """
         if not self._peers.wait_until_met(MEET_SECONDS):
             logger.warning("the keepers have not met within %.0f s; snapshots stay on this node", MEET_SECONDS)
+        self._peers.forgive()
         answers = self._peers.ask_all({"ask": "survey", "world_size": key.world_size, "claimed": key.rank})
         held = {node: _with_numbers(told["held"]) for node, told in answers.items()}
         held[self._peers.node] = self.store.held()
@@ -97,6 +98,8 @@ class Keeper:
         steps = common_steps(key.world_size, [sizes.get(key.world_size, {}) for sizes in held.values()], SLOTS)
         for step in steps:
             self._fill(memory, key, step, held)
+        numbers = memory.numbers()
+        memory.writes_before = numbers.writes if numbers is not None else 0
         self.store.own(key, memory)
         return [memory, *self._former(key.world_size, max(steps, default=-1), held)]
 

@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -23,15 +24,14 @@ from cluster.snapshot_keeper_peers import Address
 
 logger = logging.getLogger(__name__)
 
-ANSWER_SECONDS = 2.0
-MEET_SECONDS = 10.0
-"""How long the keepers that have started wait for the others before they meet without them."""
+MOST_DEATHS = 3
+"""A node on which so many keepers have died gets no other."""
 
 TITLE_SECONDS = 1.0
 FOREVER_SECONDS = 1e6
 MOST_KEEPERS = 4096  # of a command, those that are gone among them
 WAIT_SECONDS = 20.0
-"""How long a worker waits for its node's keeper, which may be starting."""
+"""How long a worker waits for its node's keeper, which is starting where the node has just come."""
 
 
 class KeeperActor:
@@ -81,34 +81,47 @@ class SnapshotKeepers:
         host = "127.0.0.1" if is_local else ray.util.get_node_ip_address()
         self._cord = Cord(host, MOST_KEEPERS)
         self._arguments = {"name": name, "token": token, "is_local": is_local, "driver": self._cord.address}
+        # Each by the node's id: the keepers, what was asked of them, where they are, how many have died.
         self._actors: dict[str, Any] = {}
-        self._addresses: dict[str, ray.ObjectRef[Address]] = {}
+        self._asked: dict[str, ray.ObjectRef[Address]] = {}
+        self._known: dict[str, Address] = {}
+        self._deaths: Counter[str] = Counter()
+        self._without: frozenset[str] = frozenset()
+        self._met: dict[str, Address] = {}
 
     @property
     def nodes(self) -> list[str]:
-        """Ids of the nodes that have a keeper."""
-        return list(self._actors)
+        """Ids of the nodes whose keepers have started, as far as is known."""
+        return list(self._known)
 
     def cover_nodes(self, without: Collection[str] = ()) -> None:
-        """Have a keeper on every node that is there now, before a gang starts.
+        """Have a keeper start on every node that has none; call it again and again, it does not wait.
 
-        New ones are waited for, but not for long: one that is late meets the others at the next call. The keepers of
-        nodes that are gone are left out, and one that has died is replaced. without: ids of nodes that Ray takes for
-        alive and that are not.
+        The keepers of nodes that are gone are left out, and one that has died is replaced. without: ids of nodes that
+        Ray takes for alive and that do not answer: no keeper is started there, and the others do not meet theirs.
         """
-        alive = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["NodeID"] not in without]
+        self._without = frozenset(without)
+        alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
         for node_id in [node_id for node_id in self._actors if node_id not in alive]:
             self._leave_out(node_id)
-        for node_id in self._dead():
-            logger.warning("the keeper of snapshots on node %s is gone; it gets a new one", node_id)
-            self._leave_out(node_id)
-        for node_id in alive:
-            if node_id not in self._actors:
+        for node_id in sorted(alive - self._without - self._asked.keys()):
+            if node_id not in self._actors and self._deaths[node_id] < MOST_DEATHS:
                 self._actors[node_id] = self._start(node_id)
-                self._addresses[node_id] = self._actors[node_id].address.remote()
-        addresses = self._known_addresses()
-        for actor in self._actors.values():
-            actor.meet.remote(addresses)
+            if node_id in self._actors:  # also one that is known: whether it is still there
+                self._asked[node_id] = self._actors[node_id].address.remote()
+        self.look()
+
+    def look(self) -> None:
+        """Take the answers that have come, and have the keepers meet anew where that changes who there is."""
+        if self._asked:
+            answered, _ = ray.wait(list(self._asked.values()), num_returns=len(self._asked), timeout=0)
+            for node_id in [node_id for node_id, call in self._asked.items() if call in answered]:
+                self._take_answer(node_id)
+        known = {node_id: address for node_id, address in self._known.items() if node_id not in self._without}
+        if known != self._met:
+            self._met = known
+            for node_id in known:
+                self._actors[node_id].meet.remote(known)
 
     def let_go(self) -> None:
         """Have the keepers end themselves, without Ray, whose head may be gone."""
@@ -118,7 +131,7 @@ class SnapshotKeepers:
         """End the keepers, and let go of all snapshots."""
         for actor in self._actors.values():
             ray.kill(actor)
-        self._actors, self._addresses = {}, {}
+        self._actors, self._asked, self._known = {}, {}, {}
         self.let_go()
 
     def _start(self, node_id: str) -> Any:
@@ -127,52 +140,29 @@ class SnapshotKeepers:
         )
         return actor.remote(node_id=node_id, **self._arguments)
 
-    def _known_addresses(self) -> dict[str, Address]:
-        """By node, of the keepers that have started in time; those that cannot start are left out."""
-        asked, known = dict(self._addresses), {}
-        if len(asked) < 2:  # a lone keeper meets nobody, so that the gang need not wait for it
-            return {}
-        ray.wait(list(asked.values()), num_returns=len(asked), timeout=MEET_SECONDS)
-        for node_id, address in asked.items():
-            try:
-                known[node_id] = ray.get(address, timeout=0)
-            except ray.exceptions.GetTimeoutError:
-                logger.warning("the keeper of snapshots on node %s is late; the others meet without it", node_id)
-            except ray.exceptions.ActorDiedError as error:
-                logger.warning("node %s goes without a keeper of snapshots: %s", node_id, error)
-                self._leave_out(node_id)
-            except ray.exceptions.RayError as error:
-                logger.warning("the keeper of snapshots on node %s does not answer: %s", node_id, error)
-                self._addresses[node_id] = self._actors[node_id].address.remote()
-        return known
+    def _take_answer(self, node_id: str) -> None:
+        try:
+            self._known[node_id] = ray.get(self._asked.pop(node_id), timeout=0)
+        except ray.exceptions.ActorDiedError as error:
+            logger.warning("the keeper of snapshots on node %s has died: %s", node_id, error)
+            self._deaths[node_id] += 1
+            self._leave_out(node_id)
+            if self._deaths[node_id] == MOST_DEATHS:
+                logger.warning("node %s goes without a keeper of snapshots: %d have died there", node_id, MOST_DEATHS)
+        except ray.exceptions.RayError as error:
+            logger.warning("the keeper of snapshots on node %s does not answer: %s", node_id, error)
 
     def _leave_out(self, node_id: str) -> None:
         ray.kill(self._actors.pop(node_id))
-        del self._addresses[node_id]
-
-    def _dead(self) -> list[str]:
-        """The nodes whose keepers have died. One that is slow to answer is not dead: it holds snapshots."""
-        if not self._actors:
-            return []
-        calls = {actor.address.remote(): node_id for node_id, actor in self._actors.items()}
-        ray.wait(list(calls), num_returns=len(calls), timeout=ANSWER_SECONDS)
-        dead = []
-        for call, node_id in calls.items():
-            try:
-                ray.get(call, timeout=0)
-            except ray.exceptions.GetTimeoutError:
-                logger.debug("the keeper on node %s does not answer yet", node_id)
-            except ray.exceptions.RayActorError as error:
-                if isinstance(error, ray.exceptions.ActorDiedError):
-                    dead.append(node_id)
-        return dead
+        self._asked.pop(node_id, None)
+        self._known.pop(node_id, None)
 
 
-def fetch_snapshot_memory(token: str, nodes: list[str], rank: int, world_size: int) -> RankMemory:
+def fetch_snapshot_memory(token: str, rank: int, world_size: int) -> RankMemory:
     """In a worker: its rank's memory, with the newest snapshots that the gang can go on from.
 
-    nodes: those that have a keeper. Where this node has no keeper, it is memory that goes with this process.
+    Where this node gets no keeper in time, it is memory that goes with this process.
     """
     node_id = ray.get_runtime_context().get_node_id()
-    taken = take_snapshot_memory(token, node_id, rank, world_size, WAIT_SECONDS) if node_id in nodes else None
+    taken = take_snapshot_memory(token, node_id, rank, world_size, WAIT_SECONDS)
     return RankMemory() if taken is None else RankMemory(*taken)

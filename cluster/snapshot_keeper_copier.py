@@ -31,7 +31,6 @@ class _Way:
     choice_began: float | None = None
     forgets: int = 0
     is_settled: bool = False
-    first_writes: int | None = None
     is_only_size: bool = False
 
     def close(self) -> None:
@@ -94,9 +93,7 @@ class Copier:
 
         A rank begins it when every rank's first is whole, and on another node where it is to be.
         """
-        if way.first_writes is None:
-            way.first_writes = writes
-        if not way.is_only_size and writes > way.first_writes + 1:
+        if not way.is_only_size and writes > way.memory.writes_before + 1:
             self._peers.ask_all({"ask": "keep size", **key._asdict()})
             self._store.keep_size(key.world_size)
             way.is_only_size = True

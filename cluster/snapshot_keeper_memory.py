@@ -32,13 +32,15 @@ CHUNK_BYTES = 1 << 18
 class KeptMemory:
     """An anonymous file (memfd) laid out by trainer.checkpoint.memory_layout. It is closed when nobody refers to it.
 
-    receiving: held by who stores into a memory that several might store into.
+    receiving: held by who stores into a memory that several might store into; writes_before: `writes` of its page when
+    it was handed to a rank.
     """
 
     def __init__(self) -> None:
         self.fd = os.memfd_create("headrace-snapshot")
         weakref.finalize(self, os.close, self.fd)
         self.receiving = threading.Lock()
+        self.writes_before = 0
         os.ftruncate(self.fd, PAGE_BYTES)
 
     @property

@@ -42,6 +42,10 @@ class Peers:
         """Whether `meet` was called, waiting for it."""
         return self._met.wait(seconds)
 
+    def forgive(self) -> None:
+        """Ask those again that were left out: what is asked next is worth the wait."""
+        self._left_out = {}
+
     @property
     def nodes(self) -> list[str]:
         """The nodes whose keepers answer, as far as is known."""

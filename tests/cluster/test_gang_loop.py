@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -30,6 +31,27 @@ LIMITS = Limits(min_workers=1, max_workers=2, max_failures=3, max_preemptions=3,
 Gang = Callable[[Start], GangEnded]
 
 
+class PlayedKeepers:
+    """Notes for which nodes keepers were asked, and how they ended."""
+
+    def __init__(self) -> None:
+        self.without: list[frozenset[str]] = []
+        self.looks = 0
+        self.end = ""
+
+    def cover_nodes(self, without: frozenset[str]) -> None:
+        self.without.append(without)
+
+    def look(self) -> None:
+        self.looks += 1
+
+    def close(self) -> None:
+        self.end = "closed"
+
+    def let_go(self) -> None:
+        self.end = "let go"
+
+
 class Stage:
     """A cluster of one node with room for `free` workers, and gangs that are played one after the other."""
 
@@ -43,9 +65,11 @@ class Stage:
         self.starts: list[Start] = []
         self.cords: list[Cord] = []
         self.gangs: list[Gang] = []
+        self.keepers = PlayedKeepers()
+        self.unsure: frozenset[str] = frozenset()
         for name, stand_in in (
             ("check_head", self.check_head),
-            ("survey", lambda per_worker: ({"node": self.free}, frozenset())),
+            ("survey", lambda per_worker: ({"node": self.free}, self.unsure)),
             ("draining_nodes", lambda: self.draining),
             ("run_gang", self.run_gang),
             ("POLL_SECONDS", 0.01),
@@ -68,7 +92,7 @@ class Stage:
 
     def run(self, *gangs: Gang) -> Finish | GiveUp:
         self.gangs = list(gangs)
-        keepers = SnapshotKeepers("x", "secret", is_local=True)
+        keepers = cast(SnapshotKeepers, self.keepers)
         return GangLoop(self.out_dir, self.make_spec, LIMITS, RESOURCES, keepers, is_local=True).run(1000)
 
     def make_spec(self, max_failures: int) -> GangSpec:
@@ -97,6 +121,18 @@ def test_loop_starts_gangs_until_one_finishes_and_tells_the_journal(stage: Stage
     assert told["reason"] == "lost the supervisor of rank 1"
     assert told["after_seconds"] >= 1.0  # a pause, since there was no step between
     assert events(stage.out_dir, "resize") == []
+
+
+def test_loop_beside_a_gang_covers_nodes_with_keepers(stage: Stage) -> None:
+    def see_a_node_fall_silent(start: Start) -> GangEnded:
+        assert stage.keepers.without  # before the gang was started
+        stage.unsure = frozenset({"silent"})
+        wait_until(lambda: frozenset({"silent"}) in stage.keepers.without, "the keepers to hear of it", 20)
+        return finish(start)
+
+    assert stage.run(see_a_node_fall_silent) == Finish("finished")
+    assert stage.keepers.looks > 0
+    assert stage.keepers.end == "closed"
 
 
 def test_loop_ends_what_is_left_of_a_gang_before_the_next(stage: Stage) -> None:

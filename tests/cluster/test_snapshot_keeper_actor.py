@@ -26,49 +26,48 @@ def cluster() -> Iterator[Any]:
         yield cluster
 
 
-def has_memory(token: str, nodes: list[str]) -> bool:
+def has_memory(token: str) -> bool:
     """As a worker: whether the keeper has memory for rank 0 of 1, which is known by its page of numbers."""
-    memory = fetch_snapshot_memory(token, nodes, 0, 1)
+    memory = fetch_snapshot_memory(token, 0, 1)
     size = os.fstat(memory.fds()["snapshot"]).st_size
     memory.close()
     return size > 0
 
 
-def node_has_memory(node_id: str, token: str, nodes: list[str]) -> bool:
+def begin_asking(node_id: str, token: str) -> Any:
     where = NodeAffinitySchedulingStrategy(node_id, soft=False)
-    answer: bool = ray.get(
-        ray.remote(num_cpus=0, scheduling_strategy=where)(has_memory).remote(token, nodes), timeout=60
-    )
-    return answer
+    return ray.remote(num_cpus=0, scheduling_strategy=where)(has_memory).remote(token)
 
 
-def test_keepers_are_on_every_node_again_before_each_gang_and_end_when_closed(
-    cluster: Any, caplog: pytest.LogCaptureFixture
-) -> None:
+def wait_for_keepers(keepers: SnapshotKeepers, count: int) -> list[str]:
+    def there() -> bool:
+        keepers.cover_nodes()
+        return len(keepers.nodes) == count
+
+    wait_until(there, f"{count} keepers", 40)
+    return keepers.nodes
+
+
+def test_keepers_are_on_every_node_also_on_one_that_joins_and_end_when_closed(cluster: Any) -> None:
     token = os.urandom(16).hex()
     keepers = SnapshotKeepers("mill", token, is_local=True)
-    keepers.cover_nodes()
-    first, second = keepers.nodes
-    assert node_has_memory(first, token, keepers.nodes)
-    assert node_has_memory(second, token, keepers.nodes)
-    assert not node_has_memory(second, token, [first])  # it is not asked where none is known to be
+    first, second = wait_for_keepers(keepers, 2)
+    assert ray.get([begin_asking(first, token), begin_asking(second, token)], timeout=60) == [True, True]
     before = wait_until(lambda: len(pids_titled(TITLE)) == 2 and pids_titled(TITLE), "two keepers", 20)
 
     os.kill(before[0], signal.SIGKILL)
-    cluster.add_node(num_cpus=1)
+    third = cluster.add_node(num_cpus=1).node_id
+    asking = begin_asking(third, token)  # before it has a keeper
 
-    def covered() -> bool:
+    def asked() -> bool:
         keepers.cover_nodes()
-        return len(keepers.nodes) == 3 and "gets a new one" in caplog.text
+        return bool(ray.wait([asking], timeout=0.1)[0])
 
-    wait_until(covered, "the dead keeper to be noticed, and the new node", 30)
+    wait_until(asked, "the answer of the new node's keeper", 60)
+    assert ray.get(asking, timeout=1)
     # Ray sets a title of its own with each call, for a second.
     after = wait_until(lambda: len(found := {*pids_titled(TITLE)} - {before[0]}) == 3 and found, "three keepers", 60)
     assert before[1] in after  # with all that it holds
-    assert len(keepers.nodes) == 3
-    assert all(node_has_memory(node, token, keepers.nodes) for node in keepers.nodes)
-    keepers.cover_nodes(without=[first])
-    assert len(keepers.nodes) == 2
-    assert first not in keepers.nodes
+    assert sorted(wait_for_keepers(keepers, 3)) == sorted([first, second, third])
     keepers.close()
     wait_until(lambda: not pids_titled(TITLE), "the keepers' end", 10)
