@@ -22,7 +22,7 @@ RUN_ID_TAG = "headrace.run_id"
 
 _NO_METRIC = frozenset({"step", "attempt", "time", "sequence_hash"})
 _EVALUATION_KEYS = ("val_loss", "unigram_loss", "val_accuracy", "val_macro_f1")
-_CHECKPOINT_KEYS = ("seconds", "bytes", "stall_seconds", "written_seconds")
+_CHECKPOINT_KEYS = ("seconds", "bytes", "stall_seconds", "held_seconds", "written_seconds")
 _STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
 from typing import Any
 
@@ -24,14 +25,17 @@ LATE_WHEN_DUE_SECONDS = 1.0
 class BackgroundSave:
     """A save from its start to its end, good or bad. All ranks call `settle` together."""
 
-    def __init__(self, task: SaveTask, began: float, stall_seconds: float) -> None:
+    def __init__(self, task: SaveTask, copy: Callable[[], None], began: float) -> None:
+        """copy: fills the task's snapshot; began: in monotonic seconds, when the loop began to wait for this."""
         self.task = task
         self.step = task.header.step
         self.failure: str | None = None
         """Where and why it failed, alike on all ranks; None while it is under way and after a good end."""
         self._began = began
-        self._stall_seconds = stall_seconds
-        self._saving = start_save(task)
+        self._copied = threading.Event()
+        self._saving = start_save(task, copy, self._copied)
+        self._held_seconds = 0.0
+        self._stall_seconds = time.monotonic() - began
         self._removal: Future[None] | None = None
         self._is_told_late = False
 
@@ -43,6 +47,13 @@ class BackgroundSave:
     def age_seconds(self) -> float:
         """Seconds since the loop asked for it."""
         return time.monotonic() - self._began
+
+    def hold_still(self) -> None:
+        """Wait until the copy is made, before anything is changed of what is copied."""
+        if not self._copied.is_set():
+            began = time.monotonic()
+            self._copied.wait()
+            self._held_seconds += time.monotonic() - began
 
     def wait(self, seconds: float) -> None:
         """Wait until this rank's part is over, for so long at most."""
@@ -88,6 +99,7 @@ class BackgroundSave:
             "bytes": result.bytes,
             "seconds": self._stall_seconds + result.seconds,
             "stall_seconds": self._stall_seconds,
+            "held_seconds": self._held_seconds,
             "written_seconds": result.seconds,
         }
 

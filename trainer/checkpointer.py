@@ -105,7 +105,7 @@ class Checkpointer:
         return self._under_way is not None and self._under_way.step == step
 
     def save(self, place: Place, wait: bool = False, waiting: Callable[[], None] = nothing) -> None:
-        """Copy this rank's part and have it written in the background. A step that has a checkpoint gets no second one.
+        """Have this rank's part copied and written in the background. A step that has a checkpoint gets no second one.
 
         While another save is under way, this one is put off to the next step border after it. With `wait`, both are
         waited for, with calls of `waiting` meanwhile.
@@ -157,12 +157,12 @@ class Checkpointer:
 
     def _start(self, place: Place) -> None:
         began = time.monotonic()
-        copied = self._memory.copy(snapshot(self._engine))
+        copy = self._memory.begin(snapshot(self._engine))
         self._saves += 1
         task = SaveTask(
             out_dir=Path(self._config.out_dir),
             header=self._header(place),
-            snapshot=copied,
+            snapshot=copy.snapshot,
             rank=dist.get_rank(),
             number=self._saves,
             keep=self._config.checkpoint.keep,
@@ -170,7 +170,12 @@ class Checkpointer:
             at=self._at,
         )
         self._is_owed, self._saved_time = False, began
-        self._under_way = BackgroundSave(task, began, time.monotonic() - began)
+        self._under_way = BackgroundSave(task, copy.make, began)
+
+    def hold_still(self) -> None:
+        """Call it before weights or moments change: the save under way may still copy them."""
+        if self._under_way is not None:
+            self._under_way.hold_still()
 
     def _header(self, place: Place) -> Header:
         return Header(

@@ -27,11 +27,16 @@ Beat = Callable[[int, str], None]
 """Called with (step, phase): tells the supervisor where the rank is."""
 
 
+def no_wait() -> None:
+    """Nothing holds the update up."""
+
+
 @dataclass(frozen=True)
 class StepWatch:
     """How a step is watched. Beside the loss, what each rank tells is summed, in the same all-reduce.
 
-    loss_limit: a loss above it is not trained on; spoil: what a fault makes of a micro-batch's loss.
+    loss_limit: a loss above it is not trained on; spoil: what a fault makes of a micro-batch's loss; before_update:
+    called when the gradient is there, and weights and moments still stand still.
     """
 
     beat: Beat
@@ -39,6 +44,7 @@ class StepWatch:
     tell: Callable[[], Sequence[float]] = tuple
     loss_limit: float = math.inf
     spoil: Callable[[Tensor], Tensor] | None = None
+    before_update: Callable[[], None] = no_wait
 
 
 @dataclass(frozen=True)
@@ -177,6 +183,7 @@ def run_step(
         if is_last:
             beat(step, "collective")
             norm = _unscaled_norm(engine)
+            watch.before_update()
             is_applied = _update(engine, norm)
         else:
             engine.step()

@@ -156,6 +156,7 @@ class TrainingRun:
             tell=lambda: [*self._wishes(), *own_seconds],
             loss_limit=self.guard.loss_limit,
             spoil=self.spoil,
+            before_update=self.checkpointer.hold_still,
         )
         adversarial = self.config.train.adversarial
         result = run_step(

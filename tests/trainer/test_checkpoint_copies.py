@@ -14,10 +14,29 @@ def values(snapshot: Snapshot) -> dict[str, torch.Tensor]:
     return found | dict(snapshot.buffers) | dict(snapshot.rank_tensors)
 
 
+def made(memory: CopyMemory, snapshot: Snapshot) -> Snapshot:
+    copy = memory.begin(snapshot)
+    copy.make()
+    return copy.snapshot
+
+
+def test_copy_of_buffers_is_made_at_once_since_a_forward_pass_may_change_them() -> None:
+    [snapshot] = snapshots(state(3), 1)
+    before = {name: tensor.clone() for name, tensor in snapshot.buffers.items()}
+    copy = CopyMemory().begin(snapshot)
+    for tensor in snapshot.buffers.values():
+        tensor.zero_()
+    found = dict(copy.snapshot.buffers)
+    for name, tensor in before.items():
+        BUFFERS[name].copy_(tensor)
+    assert found.keys() == before.keys() and len(found) > 0
+    assert all(torch.equal(found[name], tensor) for name, tensor in before.items())
+
+
 def test_copy_keeps_values_shapes_and_types_while_the_originals_go_on() -> None:
     [snapshot] = snapshots(state(3), 1)
     before = {name: tensor.clone() for name, tensor in values(snapshot).items()}
-    copy = CopyMemory().copy(snapshot)
+    copy = made(CopyMemory(), snapshot)
     for tensor in values(snapshot).values():
         tensor.zero_()
     found = values(copy)
@@ -36,12 +55,12 @@ def test_copy_keeps_values_shapes_and_types_while_the_originals_go_on() -> None:
 def test_copy_takes_the_memory_of_the_one_before() -> None:
     memory = CopyMemory()
     [first], [second] = snapshots(state(1), 1), snapshots(state(2), 1)
-    addresses = [tensor.data_ptr() for tensor in values(memory.copy(first)).values()]
-    again = memory.copy(second)
+    addresses = [tensor.data_ptr() for tensor in values(made(memory, first)).values()]
+    again = made(memory, second)
     assert [tensor.data_ptr() for tensor in values(again).values()] == addresses
     assert all(torch.equal(values(again)[name], tensor) for name, tensor in values(second).items())
 
 
 def test_copy_of_a_rank_that_owns_nothing_is_empty() -> None:
-    copy = CopyMemory().copy(Snapshot({"a": (3,)}, []))
+    copy = made(CopyMemory(), Snapshot({"a": (3,)}, []))
     assert (list(copy.fragments), copy.buffers, copy.rank_tensors) == ([], {}, {})

@@ -22,32 +22,66 @@ class CopyMemory:
     def __init__(self) -> None:
         self._memory = torch.empty(0, dtype=torch.uint8)
 
-    def copy(self, snapshot: Snapshot) -> Snapshot:
-        """The snapshot with tensors of its own; it is good until the next call."""
+    def begin(self, snapshot: Snapshot) -> Copy:
+        """A copy that is still to be made, by any thread; it is good until the next call.
+
+        Small tensors that a forward pass may change, buffers and those of the rank, are copied at once.
+        """
         sources = list(_tensors(snapshot))
         size = sum(_room(tensor) for tensor in sources)
         if size > self._memory.numel():
             pinned = any(tensor.is_cuda for tensor in sources)
             self._memory = torch.zeros(size, dtype=torch.uint8, pin_memory=pinned)
-        copies = iter(self._filled(sources))
-        if any(tensor.is_cuda for tensor in sources):
-            torch.cuda.synchronize()
-        return dataclasses.replace(
+        places = self._places(sources)
+        later = len(KINDS) * len(snapshot.fragments)
+        for place, source in zip(places[later:], sources[later:], strict=True):
+            place.copy_(source)
+        copies = iter(places)
+        copied = dataclasses.replace(
             snapshot,
             fragments=[_fragment(fragment, copies) for fragment in snapshot.fragments],
             buffers=_named(snapshot.buffers, copies),
             rank_tensors=_named(snapshot.rank_tensors, copies),
         )
+        return Copy(copied, list(zip(places[:later], sources[:later], strict=True)))
 
-    def _filled(self, sources: list[torch.Tensor]) -> list[torch.Tensor]:
-        """The copies, one behind the other in the memory."""
-        copies, offset = [], 0
+    def _places(self, sources: list[torch.Tensor]) -> list[torch.Tensor]:
+        """A place for each, one behind the other in the memory."""
+        places, offset = [], 0
         for tensor in sources:
             size = tensor.numel() * tensor.element_size()
-            place = self._memory[offset : offset + size].view(tensor.dtype).view(tensor.shape)
-            copies.append(place.copy_(tensor, non_blocking=True))
+            places.append(self._memory[offset : offset + size].view(tensor.dtype).view(tensor.shape))
             offset += _room(tensor)
-        return copies
+        return places
+
+
+class Copy:
+    """`snapshot` holds the copy once `make` has returned; until then the masters and moments must stand still."""
+
+    def __init__(self, snapshot: Snapshot, pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+        """pairs: (place, source)."""
+        self.snapshot = snapshot
+        self._pairs = pairs
+        self._device = next((source.device for _, source in pairs if source.is_cuda), None)
+        self._ready: torch.cuda.Event | None = None
+        if self._device is not None:
+            self._ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._ready.record(torch.cuda.current_stream(self._device))
+
+    def make(self) -> None:
+        """Copy; on an accelerator beside the work that its main stream has meanwhile."""
+        if self._device is None or self._ready is None:
+            self._copy()
+            return
+        stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        with torch.cuda.stream(stream):
+            stream.wait_event(self._ready)
+            self._copy()
+        stream.synchronize()
+
+    def _copy(self) -> None:
+        for place, source in self._pairs:
+            place.copy_(source, non_blocking=True)
 
 
 def _tensors(snapshot: Snapshot) -> Iterator[torch.Tensor]:

@@ -15,9 +15,20 @@ _Result = TypeVar("_Result")
 _logger = logging.getLogger(__name__)
 
 
-def start_save(task: SaveTask) -> Future[SaveResult]:
-    """Save in the background; the future has the result, or what `save_checkpoint` raised."""
-    return _in_background(lambda: save_checkpoint(task))
+def start_save(task: SaveTask, copy: Callable[[], None], copied: threading.Event) -> Future[SaveResult]:
+    """Copy what is saved and then save, in the background; the future has the result, or what either raised.
+
+    copied: set once the copy is made, or has failed.
+    """
+
+    def save() -> SaveResult:
+        try:
+            copy()
+        finally:
+            copied.set()
+        return save_checkpoint(task)
+
+    return _in_background(save)
 
 
 def start_removal(task: SaveTask) -> Future[None]:
