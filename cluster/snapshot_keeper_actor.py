@@ -39,6 +39,7 @@ class KeeperActor:
 
     def __init__(self, name: str, node_id: str, token: str, is_local: bool, driver: Address) -> None:
         threading.Thread(target=_end_with, args=(os.getppid(),), name="raylet", daemon=True).start()
+        processes.be_spared_memory_kills()
         host = "127.0.0.1" if is_local else ray.util.get_node_ip_address()
         self._keeper = Keeper(node_id, token, host, _each_look(f"headrace: keeper of {name}"))
         hold_on(driver)

@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from cluster.connection import Connection
 from cluster.coordinator_server import CoordinatorServer
 from cluster.policy import Diagnosis
+from cluster.processes import be_spared_memory_kills
 from cluster.rank_memory import RankMemory
 from cluster.spec import GangFailed, GangSpec, Outcome
 from cluster.supervision import Supervision
@@ -56,6 +57,7 @@ def supervise(
     numbers are taken in OUT_DIR/attempts; on_tick: called some ten times a second.
     """
     place = {"rank": rank, "world_size": world_size, "local_rank": local_rank, "local_world_size": local_world_size}
+    be_spared_memory_kills()
     with ExitStack() as stack:
         memory = memory or RankMemory()
         stack.callback(memory.close)

@@ -40,7 +40,7 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from cluster.heartbeat import Heartbeat
-from cluster.processes import die_with_parent, kill, set_title
+from cluster.processes import be_first_of_memory_kills, die_with_parent, kill, set_title
 
 logger = logging.getLogger(__name__)
 
@@ -154,6 +154,7 @@ class Zygote:
             for pidfd in self.children:
                 os.close(pidfd)
             set_title(title)
+            be_first_of_memory_kills()
             code = run_rank(self.entry, fds)
         except BaseException:
             logger.exception("the fork could not become a rank")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cluster import out_of_memory
 from cluster.spec import GangSpec
 from cluster.zygote import PACKET_BYTES
 
@@ -53,6 +55,7 @@ class ZygoteClient:
             )
         self.started = time.monotonic()
         self.ready = False
+        self._kills_before = out_of_memory.read_kills()
 
     @property
     def pid(self) -> int:
@@ -98,6 +101,8 @@ class ZygoteClient:
         except subprocess.TimeoutExpired:
             self._process.kill()
             status = self._process.wait()
+        if status == -signal.SIGKILL and out_of_memory.kernel_killed(self._kills_before, out_of_memory.read_kills()):
+            return f"the zygote was killed by the kernel for want of memory; {out_of_memory.ADVICE}"
         return f"the zygote ended with status {status}"
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from subprocess import TimeoutExpired
+from subprocess import Popen, TimeoutExpired
 from typing import Any
 
 import pytest
@@ -54,14 +54,21 @@ def file_of(folder: Path, name: str) -> Path:
     )
 
 
-def run_gang(file: Path, faults: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Run two supervisors, each with a zygote and a rank, to their end; how they ended."""
+def start_gang(file: Path, faults: Sequence[dict[str, Any]]) -> list[Popen[bytes]]:
+    """Start two supervisors, each with a zygote and a rank."""
     spec = run_spec(Start(file, faults))
-    out_dir = Path(spec["config"]["out_dir"])
-    gang = GangSpec(
-        name="mill", out_dir=str(out_dir), run_spec=spec, token="secret", max_failures=len(faults), env=ENVIRONMENT
-    )
-    supervisors = [start_process(gang, rank, 2) for rank in range(2)]
+    out_dir = spec["config"]["out_dir"]
+    gang = GangSpec("mill", out_dir, spec, "secret", max_failures=len(faults), env=ENVIRONMENT)
+    return [start_process(gang, rank, 2) for rank in range(2)]
+
+
+def run_gang(file: Path, faults: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Run two supervisors to their end; how they ended."""
+    return finish(start_gang(file, faults), file.parent / "runs" / file.stem)
+
+
+def finish(supervisors: Sequence[Popen[bytes]], out_dir: Path) -> list[dict[str, Any]]:
+    """Wait for the supervisors; how they ended."""
     try:
         for supervisor in supervisors:
             assert supervisor.wait(DEADLINE_SECONDS) == 0
