@@ -12,7 +12,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from cluster.commands import chaos, checkpoint, data, evaluate, generate, results, status, train
+from cluster.commands import chaos, checkpoint, data, doctor, evaluate, generate, results, status, train
 from cluster.errors import ClusterError
 from data_shards.errors import DataError
 from model.errors import ModelError
@@ -20,10 +20,10 @@ from monitoring.errors import MonitoringError
 from trainer.errors import TrainError
 
 USER_ERRORS = (ClusterError, DataError, ModelError, MonitoringError, TrainError)
-FAILED_STATUS, USER_ERROR_STATUS, INTERRUPTED_STATUS = 1, 2, 130
+FAILED_STATUS, USER_ERROR_STATUS, INTERRUPTED_STATUS, BROKEN_PIPE_STATUS = 1, 2, 130, 141
 
 # Part of the contract, and of a later version.
-LATER = ("submit", "jobs", "logs", "stop", "resume", "plan", "doctor")
+LATER = ("submit", "jobs", "logs", "stop", "resume", "plan")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -32,7 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="headrace", description="Raw text to trained, compared GPT models on a Ray cluster."
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for module in (train, status, data, checkpoint, results, generate, evaluate, chaos):
+    for module in (train, status, data, checkpoint, results, generate, evaluate, chaos, doctor):
         module.register(commands)
     return parser
 
@@ -51,6 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status: int = args.handler(args)
     except KeyboardInterrupt:
         return INTERRUPTED_STATUS
+    except BrokenPipeError:  # whoever read the answer has enough of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE_STATUS
     except USER_ERRORS as error:
         if args.debug:
             raise
