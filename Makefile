@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-faults test-all test-fast check bench bench-data docs clean
+.PHONY: demo test test-faults test-cluster test-all test-fast check bench bench-data docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/headrace run recipes/demo.yaml
@@ -15,6 +15,10 @@ test: $(VENV)/.installed-test
 # Every fault that a run is to survive, one after the other.
 test-faults: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m faults
+
+# On separate hosts in network namespaces, one of which is cut off; needs root.
+test-cluster: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m hosts
 
 test-all: $(VENV)/.installed-test
 	$(BIN)/python -m pytest

@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.005
 LONE_LOOK_SECONDS = 0.1
-"""How often a keeper looks for a new snapshot, where another node is to have it, and where there is none."""
+"""How often a keeper looks for a new snapshot, where another node is to have it, and where none is or none is made."""
 
 MEET_SECONDS = 20.0
 _BACKLOG = 64
@@ -146,10 +146,13 @@ class Keeper:
 
     def _look(self) -> None:
         os.nice(_NICENESS)  # of this thread alone: the ranks need the cores more
-        while not self._closed.wait(LOOK_SECONDS if self._peers.nodes else LONE_LOOK_SECONDS):
+        while not self._closed.wait(LOOK_SECONDS if self._has_copies_to_send() else LONE_LOOK_SECONDS):
             self._copier.look()
             self._on_look()
         self._copier.close()
+
+    def _has_copies_to_send(self) -> bool:
+        return bool(self.store.owned()) and bool(self._peers.nodes)
 
     def _serve_supervisor(self, sock: socket.socket) -> None:
         if not is_own_user(sock):
