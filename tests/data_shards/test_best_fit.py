@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_shards.best_fit import best_fit_rows
+from data_shards.best_fit import best_fit_rows, mixed_rows
 
 MOST = 40
 LENGTHS = st.lists(st.integers(1, MOST), max_size=200)
@@ -64,3 +64,14 @@ def test_best_fit_rows_of_random_lengths_are_almost_full() -> None:
 def test_best_fit_rows_with_an_impossible_length_is_refused(length: int) -> None:
     with pytest.raises(ValueError, match=rf"lengths are .*{length}.* within 1 and {MOST}"):
         best_fit_rows([3, length], MOST)
+
+
+def test_mixed_rows_have_rows_of_long_and_short_examples_among_the_first() -> None:
+    lengths = [1 + number % 64 for number in range(6400)]
+    rows = best_fit_rows(lengths, 64)
+    mixed = mixed_rows(rows)
+    assert sorted(mixed) == sorted(rows) and mixed_rows(rows) == mixed
+    longest, longest_mixed = ([max(lengths[index] for index in row) for row in these] for these in (rows, mixed))
+    tenth, mean = len(rows) // 10, sum(longest) / len(rows)
+    assert sum(longest[:tenth]) / tenth > mean + 10  # what best fit leaves
+    assert abs(sum(longest_mixed[:tenth]) / tenth - mean) < 3
