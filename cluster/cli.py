@@ -12,7 +12,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from cluster.commands import chaos, checkpoint, data, doctor, evaluate, generate, results, status, train
+from cluster.commands import chaos, checkpoint, classify, data, doctor, evaluate, generate, results, status, train
 from cluster.errors import ClusterError
 from data_shards.errors import DataError
 from model.errors import ModelError
@@ -32,7 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="headrace", description="Raw text to trained, compared GPT models on a Ray cluster."
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for module in (train, status, data, checkpoint, results, generate, evaluate, chaos, doctor):
+    for module in (train, status, data, checkpoint, results, generate, classify, evaluate, chaos, doctor):
         module.register(commands)
     return parser
 

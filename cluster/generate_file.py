@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Iterable, Mapping
@@ -11,43 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from cluster.errors import ClusterError
 from cluster.ray_session import check_address, cluster_total, ray_session
+from cluster.record_files import read_records, write_records
 from trainer.language_model import ModelPlace, TextRequest, check_place, open_language_model
 
 ROWS_AT_ONCE = 16
 PROMPT = "prompt"
 TEXT = "text"
-
-
-def read_prompts(path: Path) -> list[dict[str, Any]]:
-    """A record with the field `prompt` for each line of a .txt file, or the records of a .jsonl file as they are.
-
-    Raises:
-        ClusterError: the file cannot be read or has no prompt, or a record has none; it names the line.
-    """
-    if path.suffix not in (".txt", ".jsonl"):
-        raise ClusterError(f"--file {path}: must end in .txt (a prompt a line) or .jsonl (records); rename it.")
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ClusterError(f"--file {path}: cannot be read ({error}); give a file of prompts in UTF-8.") from error
-    numbered = [(number, line.removesuffix("\r")) for number, line in enumerate(lines, 1) if line.strip()]
-    if not numbered:
-        raise ClusterError(f"--file {path}: has no prompt; give at least one line.")
-    if path.suffix == ".txt":
-        return [{PROMPT: line} for _, line in numbered]
-    return [_record(line, f"{path}:{number}") for number, line in numbered]
-
-
-def _record(line: str, where: str) -> dict[str, Any]:
-    try:
-        record = json.loads(line)
-    except ValueError as error:
-        raise ClusterError(f"{where}: must be JSON ({error}); correct the line.") from error
-    if not isinstance(record, dict) or not isinstance(record.get(PROMPT), str):
-        raise ClusterError(f'{where}: must be an object with a text in "prompt", found {line:.80}; add the field.')
-    return record
 
 
 class Writer:
@@ -73,13 +42,13 @@ def generate_file(place: ModelPlace, request: TextRequest, file: Path, to: Path,
         ClusterError: the prompts cannot be read, or no cluster answers at the address.
         TrainError, ModelError, DataError: what opening the model raises.
     """
-    records = read_prompts(file)
-    check_place(place)
+    records = read_records(file, PROMPT)
+    check_place(place, request)
     if address is not None:
         check_address(address)
     with ray_session(address, os.cpu_count() or 1):
         texts = dict(_continue(place, request, [record[PROMPT] for record in records]))
-    _write(to, ({**record, TEXT: texts[row]} for row, record in enumerate(records)))
+    write_records(to, ({**record, TEXT: texts[row]} for row, record in enumerate(records)))
     return len(records)
 
 
@@ -105,18 +74,3 @@ def _continue(place: ModelPlace, request: TextRequest, prompts: list[str]) -> It
     )
     for row in made.iter_rows():
         yield int(row["row"]), str(row[TEXT])
-
-
-def _write(to: Path, records: Iterable[Mapping[str, Any]]) -> None:
-    """A JSON object a line; the file appears whole."""
-    temporary = to.with_name(f".{to.name}.{os.getpid()}.tmp")
-    try:
-        to.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8") as out:
-            for record in records:
-                out.write(json.dumps(record, ensure_ascii=False) + "\n")
-        temporary.replace(to)
-    except OSError as error:
-        raise ClusterError(f"--to {to}: cannot be written ({error}); give a file that you can write.") from error
-    finally:
-        temporary.unlink(missing_ok=True)

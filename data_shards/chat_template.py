@@ -85,6 +85,26 @@ class ChatTemplate:
                 spans.append((len(before), len(with_turn)))
         return whole, spans
 
+    @property
+    def end_mark(self) -> str:
+        """What stands behind all that the assistant says, without blanks around it; empty where that is nothing."""
+        answer = "answer"
+        try:
+            whole, spans = self.turns([{"role": "user", "content": "x"}, {"role": "assistant", "content": answer}])
+        except UnusableChatError:
+            return ""
+        [(start, end)] = spans
+        return whole[start:end].rpartition(answer)[2].strip()
+
+    def to_json(self) -> bytes:
+        """As a file keeps it."""
+        return json.dumps({"text": self.text, "tokens": dict(self.tokens)}, indent=1, sort_keys=True).encode() + b"\n"
+
+    @classmethod
+    def from_json(cls, data: bytes) -> ChatTemplate:
+        """What `to_json` gave."""
+        return cls(**json.loads(data))
+
 
 def chat_template(tokenizer: TrainTokenizer | str) -> ChatTemplate:
     """The template in a tokenizer's folder: chat_template.jinja, or in tokenizer_config.json; else DEFAULT_TEMPLATE.
@@ -93,18 +113,28 @@ def chat_template(tokenizer: TrainTokenizer | str) -> ChatTemplate:
     """
     if isinstance(tokenizer, TrainTokenizer):
         return ChatTemplate()
+    text, tokens = _template_and_tokens(tokenizer)
+    return ChatTemplate(text or DEFAULT_TEMPLATE, tokens)
+
+
+def own_template(tokenizer: str) -> ChatTemplate | None:
+    """The template that a tokenizer's folder has; None if it has none. Raises as `chat_template`."""
+    text, tokens = _template_and_tokens(tokenizer)
+    return ChatTemplate(text, tokens) if text else None
+
+
+def _template_and_tokens(tokenizer: str) -> tuple[str | None, dict[str, str]]:
     folder = tokenizer.rstrip("/")
     if not _is_file(f"{folder}/tokenizer.json") and _is_file(folder):
         folder = folder.rpartition("/")[0]
     config = _config(f"{folder}/{_CONFIG_FILE}")
     path = f"{folder}/{_TEMPLATE_FILE}"
     text = read_bytes(path).decode() if _is_file(path) else _template_of(config)
-    template = ChatTemplate(text or DEFAULT_TEMPLATE, {"eos_token": END_OF_TEXT, **_tokens_of(config)})
     try:
-        _compiled(template.text)
+        _compiled(text or "")
     except jinja2.TemplateError as error:
         raise DataError(f"data.tokenizer: the chat template in {folder} is none ({error}): correct it") from error
-    return template
+    return text, {"eos_token": END_OF_TEXT, **_tokens_of(config)}
 
 
 def _is_file(address: str) -> bool:

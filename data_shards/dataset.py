@@ -149,9 +149,9 @@ class Dataset:
     def kept(self, name: str) -> bytes | None:
         """A file that belongs to this version, such as its tokenizer; None if there is none.
 
-        In an object store each version keeps its own; in a folder they share one, which a lock protects.
+        A version may keep its own; else it is the folder's, which all share: so the tokenizer where a lock protects it.
         """
-        own = None if isinstance(self.folder, LocalFolder) else self.folder.read(_version(self.fingerprint) + name)
+        own = self.folder.read(_version(self.fingerprint) + name)
         return self.folder.read(name) if own is None else own
 
     @cached_property

@@ -52,6 +52,15 @@ def example_form(
     return ExampleForm(kind, seq_len, settings.too_long, classes, template)
 
 
+def check_classes(form: ExampleForm, vocab_size: int) -> None:
+    """Refuse more classes than there are ids, by which a class is stored. Raises: DataError."""
+    if len(form.classes) > vocab_size:
+        raise DataError(
+            f"data.classes: must be at most as many as the tokenizer has tokens, {vocab_size}, since a class is stored "
+            f"as one of their ids; found {len(form.classes)}: merge classes, or take a tokenizer with more tokens"
+        )
+
+
 def class_name(label: Any) -> str | None:
     """The name of the class that a record's label means: a string as it is, true, false or a whole number in words."""
     if isinstance(label, bool):

@@ -18,7 +18,7 @@ from data_shards.long_text import document_batches
 from data_shards.regions import LongRecord, count_lines, regions, split_lines
 from data_shards.rejects import Rejects, shown
 from data_shards.sources import SourceFile, read_chunks
-from data_shards.utf8 import decode
+from data_shards.utf8 import Where, decode
 
 _OPENING, _CLOSING, _RETURN = b"{}\r"
 
@@ -66,20 +66,12 @@ class FieldDecoder:
         return list(map(self._value, records)) if len(records) == lines else None
 
 
-def field_value(line: bytes, dotted: str, where: Callable[[int], str], rejects: Rejects) -> str | None:
+def field_value(line: bytes, dotted: str, where: Where, rejects: Rejects) -> str | None:
     """The field's string in one line; None if it is blank, which is counted as empty, or bad."""
-    text = decode(line, where, rejects)
-    if text is None:
+    parsed = parsed_line(line, where, rejects)
+    if parsed is None:
         return None
-    if not text.strip():
-        rejects.empty += 1
-        return None
-    try:
-        record = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        rejects.reject("not JSON", where(0), f"{error}; the line is {shown(text)}")
-        return None
-    value, problem = field_of(record, dotted)
+    value, problem = field_of(parsed[0], dotted)
     if problem is None and not isinstance(value, str):
         problem = (f"field {dotted} is no string", f"{type(value).__name__} {shown(json.dumps(value))}")
     if problem is None and not _is_unicode(value):
@@ -145,6 +137,21 @@ def _is_utf8(data: bytes) -> bool:
     except pa.ArrowInvalid:
         return False
     return True
+
+
+def parsed_line(line: bytes, where: Where, rejects: Rejects) -> tuple[Any] | None:
+    """What the JSON in one line says; None if the line is blank, which is counted as empty, or bad."""
+    text = decode(line, where, rejects)
+    if text is None:
+        return None
+    if not text.strip():
+        rejects.empty += 1
+        return None
+    try:
+        return (json.loads(text),)
+    except (ValueError, RecursionError) as error:
+        rejects.reject("not JSON", where(0), f"{error}; the line is {shown(text)}")
+        return None
 
 
 def field_of(record: Any, dotted: str) -> tuple[Any, tuple[str, str] | None]:

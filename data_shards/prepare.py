@@ -18,7 +18,8 @@ from data_shards.dataset import (
 )
 from data_shards.dataset_tokenizer import SETTINGS_FILE, committed_tokenizer, fast_encoder_agrees, first_tokenizer
 from data_shards.errors import DataError
-from data_shards.example_form import ExampleForm, example_form
+from data_shards.example_form import ExampleForm, check_classes, example_form
+from data_shards.kept_template import template_file
 from data_shards.leftovers import clean, leftovers
 from data_shards.lock import locked
 from data_shards.manifest import SPLITS, ExampleLayout, Shard, dataset_fingerprint, manifest_order
@@ -149,6 +150,8 @@ def _prepare(
         _bring_back_tokenizer(kept[-1])
     else:
         tokenizer = first_tokenizer(settings, folder, corpus, fingerprint)
+    if form is not None:
+        check_classes(form, tokenizer.vocab_size)
     keyed = _keyed(settings, corpus, tokenizer, form)
     units = numbered(folder, keyed, [shard for version in kept for shard in version.shards])
     done = finished_results(units, kept, folder, settings.on_bad_record)
@@ -163,7 +166,8 @@ def _prepare(
     _log_left_out(dataset)
     _check_sizes_of_splits(dataset.shards, min_val_tokens, settings)
     _refuse_lost_shards(dataset)
-    commit(dataset, _rejects_file(units, results) | _tokenizer_files(dataset), after)
+    template = template_file(None if form is None else form.template)
+    commit(dataset, _rejects_file(units, results) | _tokenizer_files(dataset) | template, after)
     clean(folder, (*kept, dataset))
     return dataset
 

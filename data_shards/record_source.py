@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from data_shards import arrow_source, parquet_source
 from data_shards.batches import RecordBatch
-from data_shards.json_lines import field_of
+from data_shards.json_lines import field_of, parsed_line
 from data_shards.line_counter import LineCounter
 from data_shards.regions import LongRecord, count_lines, regions, split_lines
-from data_shards.rejects import Rejects, shown
+from data_shards.rejects import Rejects
 from data_shards.sources import SourceFile, read_chunks
 from data_shards.task_settings import task_fields
-from data_shards.utf8 import Where, decode
+from data_shards.utf8 import Where
 
 
 def read(file: SourceFile, start: int, end: int, rejects: Rejects) -> Iterator[RecordBatch]:
@@ -60,20 +59,12 @@ def _lines(file: SourceFile, start: int, end: int, fields: Sequence[str], reject
 
 def _row(line: bytes, fields: Sequence[str], where: Where, rejects: Rejects) -> tuple[Any, ...] | None:
     """The values of the fields in one line; None if it is blank, which is counted as empty, or bad."""
-    text = decode(line, where, rejects)
-    if text is None:
-        return None
-    if not text.strip():
-        rejects.empty += 1
-        return None
-    try:
-        record = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        rejects.reject("not JSON", where(0), f"{error}; the line is {shown(text)}")
+    parsed = parsed_line(line, where, rejects)
+    if parsed is None:
         return None
     row = []
     for field in fields:
-        value, problem = field_of(record, field)
+        value, problem = field_of(parsed[0], field)
         if problem is not None:
             rejects.reject(problem[0], where(0), problem[1])
             return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
@@ -56,6 +57,17 @@ def _default(field: FieldInfo) -> str:
     return f"`{list(value) if isinstance(value, tuple) else value}`"
 
 
+def _below(name: str, key: str, model: type[BaseModel], models: list[type[BaseModel]]) -> str:
+    """The heading of a section below another; where it may be one of several, with the one's name."""
+    heading = key if name == "The top level" else f"{name}.{key}"
+    return heading if len(models) == 1 else f"{heading}: {_words(model.__name__)}"
+
+
+def _words(name: str) -> str:
+    """CompletionTask: completion task."""
+    return " ".join(re.findall("[A-Z][a-z]+", name)).lower()
+
+
 def _section(name: str, model: type[BaseModel]) -> list[str]:
     about = " ".join((model.__doc__ or "").split())
     lines = [f"\n## {name}\n", about, "\n| field | type | default | meaning |", "|---|---|---|---|"]
@@ -64,7 +76,7 @@ def _section(name: str, model: type[BaseModel]) -> list[str]:
         what = " ".join((field.description or "").split()).replace("|", "\\|")
         lines.append(f"| `{key}` | {_type_name(field.annotation)} | {_default(field)} | {what} |")
         for inner in _models(field.annotation):
-            below += _section(f"{name}.{key}" if name != "The top level" else key, inner)
+            below += _section(_below(name, key, inner, _models(field.annotation)), inner)
     if name == "The top level":
         below += _section("cluster", ClusterSettings)
     return lines + below

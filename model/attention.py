@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.cache import KeyValueCache
+from model.cache import DecoderCache, KeyValueCache
 from model.config import GPTConfig
 from model.documents import DocumentLayout
 from model.layers import Linear, residual_std
@@ -100,21 +100,36 @@ class CrossAttention(nn.Module):
     Names as in Hugging Face's GPT-2 with `add_cross_attention`.
     """
 
-    def __init__(self, config: GPTConfig) -> None:
+    def __init__(self, config: GPTConfig, layer: int) -> None:
         super().__init__()
+        self.layer = layer
         self.n_head, self.head_dim, self.dropout = config.n_head, config.head_width, config.dropout
         inner, memory = config.n_head * config.head_width, config.kv_heads * config.head_width
         self.q_attn = Linear(config.n_embd, inner, bias=config.qkv_bias)
         self.c_attn = Linear(config.n_embd, 2 * memory, bias=config.qkv_bias)
         self.c_proj = Linear(inner, config.n_embd, std=residual_std(config), bias=config.attention_out_bias)
 
-    def forward(self, x_btc: Tensor, memory_btc: Tensor, mask: Tensor) -> Tensor:
-        """[B, T, C] and the encoder's [B, S, C] to [B, T, C]; mask: which of it each token sees, bool [B, 1, T, S]."""
+    def forward(
+        self, x_btc: Tensor, memory_btc: Tensor | None, mask: Tensor | None = None, cache: DecoderCache | None = None
+    ) -> Tensor:
+        """[B, T, C] and the encoder's [B, S, C] to [B, T, C]; mask: which of it each token sees, bool [B, 1, T, S].
+
+        cache: has the encoder's keys and values, or is given them, where its output is.
+        """
         q = self._heads(self.q_attn(x_btc))
-        k, v = (spread_heads(self._heads(part), self.n_head) for part in self.c_attn(memory_btc).chunk(2, dim=-1))
+        k, v = self._keys_and_values(memory_btc, cache)
         dropout = self.dropout if self.training else 0.0
         y_bhtd = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
         return F.dropout(self.c_proj(y_bhtd.transpose(1, 2).flatten(2)), self.dropout, self.training)
+
+    def _keys_and_values(self, memory_btc: Tensor | None, cache: DecoderCache | None) -> tuple[Tensor, Tensor]:
+        if memory_btc is None:
+            assert cache is not None
+            return cache.of_encoder[self.layer]
+        k, v = (spread_heads(self._heads(part), self.n_head) for part in self.c_attn(memory_btc).chunk(2, dim=-1))
+        if cache is not None:
+            cache.of_encoder[self.layer] = k, v
+        return k, v
 
     def _heads(self, x_btc: Tensor) -> Tensor:
         return x_btc.view(*x_btc.shape[:2], -1, self.head_dim).transpose(1, 2)

@@ -73,3 +73,25 @@ class KeyValueCache:
         self._kept = self._kept[:, :, rows]
         self._padding_b = self._padding_b[rows]
         self._is_padded = bool(self._padding_b.any())
+
+
+class DecoderCache(KeyValueCache):
+    """For one text that an encoder has read: of a decoder with attention to the encoder's output, whose keys and values
+    are worked out once. The decoder's first token stands at position `start`, where the encoder's last one does."""
+
+    def __init__(
+        self,
+        config: GPTConfig,
+        start: int,
+        capacity: int,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().__init__(config, 1, capacity, None, dtype, device)
+        self.start = start
+        self.of_encoder: dict[int, tuple[Tensor, Tensor]] = {}
+        """Keys and values [1, H, start + 1, D] by layer, once the encoder has read."""
+
+    def positions(self, tokens: int) -> Tensor:
+        """As of any cache, counted from the text's first token on."""
+        return super().positions(tokens) + self.start

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from model.attention import CrossAttention
-from model.cache import KeyValueCache
+from model.cache import DecoderCache, KeyValueCache
 from model.config import GPTConfig
 from model.documents import DocumentLayout
 from model.errors import ModelError
@@ -43,25 +43,39 @@ class DecoderBlock(Block):
     def __init__(self, config: GPTConfig, layer: int) -> None:
         super().__init__(config, layer)
         self.ln_cross_attn = make_norm(config)
-        self.crossattention = CrossAttention(config)
+        self.crossattention = CrossAttention(config, layer)
 
-    def forward(  # type: ignore[override]  # it needs a memory, and takes neither documents nor a cache
-        self, x_btc: Tensor, memory_btc: Tensor, rotation: Rotation | None, masks: Masks
+    def forward(  # type: ignore[override]  # it needs a memory, and takes no documents: the masks part them
+        self,
+        x_btc: Tensor,
+        memory_btc: Tensor | None,
+        rotation: Rotation | None,
+        masks: Masks | None,
+        cache: DecoderCache | None = None,
     ) -> Tensor:
-        """[B, T, C] to [B, T, C]; memory_btc: the encoder's output, [B, T, C]."""
+        """[B, T, C] to [B, T, C]. memory_btc: the encoder's output, [B, T, C], which a cache that has read it stands
+        for. With a cache there are no masks: all is seen that is kept."""
+        own, cross = (None, None) if masks is None else (masks.decoder, masks.cross)
         if self.order == "after":
-            x_btc = self.ln_1(x_btc + self.attn(x_btc, rotation=rotation, mask=masks.decoder))
-            x_btc = self.ln_cross_attn(x_btc + self.crossattention(x_btc, memory_btc, masks.cross))
+            x_btc = self.ln_1(x_btc + self.attn(x_btc, None, rotation, cache, own))
+            x_btc = self.ln_cross_attn(x_btc + self.crossattention(x_btc, memory_btc, cross, cache))
             after: Tensor = self.ln_2(x_btc + self.mlp(x_btc))
             return after
-        x_btc = x_btc + self.attn(self.ln_1(x_btc), rotation=rotation, mask=masks.decoder)
-        x_btc = x_btc + self.crossattention(self.ln_cross_attn(x_btc), memory_btc, masks.cross)
+        x_btc = x_btc + self.attn(self.ln_1(x_btc), None, rotation, cache, own)
+        x_btc = x_btc + self.crossattention(self.ln_cross_attn(x_btc), memory_btc, cross, cache)
         y_btc: Tensor = x_btc + self.mlp(self.ln_2(x_btc))
         return y_btc
 
 
 class EncoderDecoder(GPT):
-    """A GPT whose config's arch is encoder_decoder; called as one, with the cuts beside the tokens."""
+    """A GPT whose config's arch is encoder_decoder; called as one, with the cuts beside the tokens.
+
+    decoder_starts_bt: int64 [B, T]: for each token, where in its row the decoder's first input of its document stands;
+    the encoder sees the document's tokens up to and with it. Before it, logits mean nothing: their labels must have
+    weight 0. It is needed, and ModelError is raised without it, but with a `DecoderCache`: then tokens_bt is first a
+    whole prompt [1, T], which the encoder reads and whose last token the decoder begins with, and afterwards what the
+    decoder goes on with; logits are those of the decoder's tokens.
+    """
 
     block_type = DecoderBlock
 
@@ -71,46 +85,58 @@ class EncoderDecoder(GPT):
         if config.norm_place == "before":
             self.encoder_ln_f = make_norm(config)
 
-    def forward(
+    def _hidden(
         self,
         tokens_bt: Tensor,
-        labels_bt: Tensor | None = None,
-        weights_bt: Tensor | None = None,
-        *,
-        documents: DocumentLayout | None = None,
-        last_only: bool = False,
-        cache: KeyValueCache | None = None,
-        embedding_shift_btc: Tensor | None = None,
-        decoder_starts_bt: Tensor | None = None,
+        documents: DocumentLayout | None,
+        cache: KeyValueCache | None,
+        embedding_shift_btc: Tensor | None,
+        decoder_starts_bt: Tensor | None,
     ) -> Tensor:
-        """Logits, or the loss where labels are given: as `GPT.forward`, at the decoder's tokens.
-
-        decoder_starts_bt: int64 [B, T]: for each token, where in its row the decoder's first input of its document
-        stands; the encoder sees the document's tokens up to and with it. Before it, logits mean nothing: their labels
-        must have weight 0. Raises ModelError also without decoder_starts_bt, or with a cache, which is not supported.
-        """
+        if isinstance(cache, DecoderCache):
+            return self._continued(tokens_bt, cache)
         if decoder_starts_bt is None or cache is not None:
             raise ModelError(
-                "model.arch is encoder_decoder, which must be told where its texts are cut, and has no cache of keys "
-                "and values: use model.encoder_decoder.continue_greedily to generate"
+                "model.arch is encoder_decoder, which must be told where its texts are cut, or be given a cache for "
+                "one that its encoder reads: use model.encoder_decoder.continue_greedily to generate"
             )
         positions = self._positions(tokens_bt, documents, None)
         masks = attention_masks(decoder_starts_bt, documents)
         x_btc, turns = self._embedded(tokens_bt, positions, embedding_shift_btc)
-        y_btc = self._decoded(x_btc, self._encoded(x_btc, turns, masks), turns, masks)
-        return self._result(y_btc, labels_bt, weights_bt, last_only)
+        return self._decoded(x_btc, self._encoded(x_btc, turns, masks.encoder), turns, masks)
 
-    def _encoded(self, x_btc: Tensor, turns: Rotation | None, masks: Masks) -> Tensor:
-        """The encoder's output, [B, T, C]."""
+    def _continued(self, tokens_bt: Tensor, cache: DecoderCache) -> Tensor:
+        """The residual stream of the decoder's next tokens, [1, T, C], of which the cache is extended."""
+        memory_btc = None
+        if not cache.of_encoder:
+            x_btc, turns = self._embedded(tokens_bt, self._positions(tokens_bt, None, None))
+            memory_btc = self._encoded(x_btc, turns, None)
+            tokens_bt = tokens_bt[:, -1:]
+        x_btc, turns = self._embedded(tokens_bt, cache.positions(tokens_bt.shape[1]))
+        y_btc = self._decoded(x_btc, memory_btc, turns, None, cache)
+        cache.advance(tokens_bt.shape[1])
+        return y_btc
+
+    def _encoded(self, x_btc: Tensor, turns: Rotation | None, mask: Tensor | None) -> Tensor:
+        """The encoder's output, [B, T, C]; without a mask every token sees all."""
+        if mask is None:
+            mask = torch.ones(x_btc.shape[1], x_btc.shape[1], dtype=torch.bool, device=x_btc.device)
         for layer, block in enumerate(self.encoder):
-            x_btc = self._run(layer, block, x_btc, None, turns, None, masks.encoder)
+            x_btc = self._run(layer, block, x_btc, None, turns, None, mask)
         return torch.as_tensor(self.encoder_ln_f(x_btc)) if self.config.norm_place == "before" else x_btc
 
-    def _decoded(self, x_btc: Tensor, memory_btc: Tensor, turns: Rotation | None, masks: Masks) -> Tensor:
+    def _decoded(
+        self,
+        x_btc: Tensor,
+        memory_btc: Tensor | None,
+        turns: Rotation | None,
+        masks: Masks | None,
+        cache: DecoderCache | None = None,
+    ) -> Tensor:
         """The decoder's residual stream after the last norm, [B, T, C]."""
         for layer, block in enumerate(self.h):
-            x_btc = self._run(layer, block, x_btc, memory_btc, turns, masks)
-        return torch.as_tensor(self.ln_f(x_btc)) if self.config.norm_place == "before" else x_btc
+            x_btc = self._run(layer, block, x_btc, memory_btc, turns, masks, cache)
+        return self._last_norm(x_btc)
 
     def _run(self, layer: int, block: nn.Module, x_btc: Tensor, *others: Any) -> Tensor:
         if self._is_recomputed(layer):
@@ -148,23 +174,25 @@ def continue_greedily(model: GPT, prompt_ids: Sequence[int], max_new_tokens: int
     """The likeliest continuation, token by token, of a prompt that the encoder sees whole; the new ids alone.
 
     At most `max_new_tokens`, and as many as max_seq_len leaves room for, ending before an `eot_id`. An empty prompt
-    stands for `eot_id`. Each token costs a pass over all of them. The model's training mode stays as it was.
+    stands for `eot_id`. The encoder reads once, and each token costs a pass of the decoder over itself alone. The
+    model's training mode stays as it was.
     Raises ModelError for a prompt longer than max_seq_len, or an id outside the vocabulary.
     """
-    ids, limit = list(prompt_ids) or [eot_id], model.config.max_seq_len
+    ids, weight = list(prompt_ids) or [eot_id], model.wte.weight
     _check_prompt(ids, model.config)
-    was_training, device = model.training, model.wte.weight.device
-    start = len(ids) - 1
+    room = model.config.max_seq_len - len(ids) + 1
+    cache = DecoderCache(model.config, len(ids) - 1, room, weight.dtype, weight.device)
+    was_training = model.training
     new_ids: list[int] = []
+    tokens = ids
     model.eval()
-    while len(new_ids) < max_new_tokens and len(ids) <= limit:
-        tokens_bt = torch.tensor([ids], device=device)
-        logits_btv = model(tokens_bt, last_only=True, decoder_starts_bt=torch.full_like(tokens_bt, start))
-        next_id = int(logits_btv[0, -1].argmax())
+    while len(new_ids) < min(max_new_tokens, room):
+        logits_b1v = model(torch.tensor([tokens], device=weight.device), last_only=True, cache=cache)
+        next_id = int(logits_b1v[0, -1].argmax())
         if next_id == eot_id:
             break
-        ids.append(next_id)
         new_ids.append(next_id)
+        tokens = [next_id]
     model.train(was_training)
     return new_ids
 

@@ -89,6 +89,7 @@ class GPT(nn.Module):
         last_only: bool = False,
         cache: KeyValueCache | None = None,
         embedding_shift_btc: Tensor | None = None,
+        decoder_starts_bt: Tensor | None = None,
     ) -> Tensor:
         """Logits, or the loss where labels are given.
 
@@ -97,15 +98,12 @@ class GPT(nn.Module):
         training with `z_loss`. Without: logits [B, T, V], or [B, 1, V] of the last token with `last_only`; ids that
         only pad the vocabulary have -inf. documents: where a row holds several; the result for each is then that of
         the document alone, but for labels, which are the caller's. cache: of the tokens before these; it is extended
-        by them. embedding_shift_btc: [B, T, C], added to the tokens' embeddings. Raises ModelError if T (and what the
-        cache holds) exceeds max_seq_len or `documents` is of another shape. A classifier has n_classes outputs in
+        by them. embedding_shift_btc: [B, T, C], added to the tokens' embeddings. decoder_starts_bt: where texts are
+        cut, for an encoder-decoder alone (see `model.encoder_decoder`). Raises ModelError if T (and what the cache
+        holds) exceeds max_seq_len or `documents` is of another shape. A classifier has n_classes outputs in
         place of V; labels of weight 0 may be any id; in training a label counts with its class's weight too.
         """
-        hidden_btc = self._hidden(tokens_bt, documents, cache, embedding_shift_btc)
-        return self._result(hidden_btc, labels_bt, weights_bt, last_only)
-
-    def _result(self, x_btc: Tensor, labels_bt: Tensor | None, weights_bt: Tensor | None, last_only: bool) -> Tensor:
-        """What `forward` says, of the residual stream after the last norm, [B, T, C]."""
+        x_btc = self._hidden(tokens_bt, documents, cache, embedding_shift_btc, decoder_starts_bt)
         weight_vc, bias_v, outputs = self._output_layer()
         if labels_bt is None:
             logits_btv = F.linear(x_btc[:, -1:] if last_only else x_btc, weight_vc, bias_v)
@@ -147,9 +145,12 @@ class GPT(nn.Module):
         tokens_bt: Tensor,
         documents: DocumentLayout | None,
         cache: KeyValueCache | None,
-        embedding_shift_btc: Tensor | None = None,
+        embedding_shift_btc: Tensor | None,
+        decoder_starts_bt: Tensor | None,
     ) -> Tensor:
-        """The residual stream after the last block and norm, [B, T, C]."""
+        """The residual stream after the last block and norm, [B, T, C]; the arguments are `forward`'s."""
+        if decoder_starts_bt is not None:
+            raise ModelError("a decoder's texts are not cut, and decoder_starts_bt is given: leave it out")
         x_btc, turns = self._embedded(tokens_bt, self._positions(tokens_bt, documents, cache), embedding_shift_btc)
         for layer, block in enumerate(self.h):
             if self._is_recomputed(layer):
@@ -158,8 +159,10 @@ class GPT(nn.Module):
                 x_btc = block(x_btc, documents, turns, cache)
         if cache is not None:
             cache.advance(tokens_bt.shape[1])
-        y_btc: Tensor = self.ln_f(x_btc) if self.config.norm_place == "before" else x_btc
-        return y_btc
+        return self._last_norm(x_btc)
+
+    def _last_norm(self, x_btc: Tensor) -> Tensor:
+        return torch.as_tensor(self.ln_f(x_btc)) if self.config.norm_place == "before" else x_btc
 
     def _embedded(
         self, tokens_bt: Tensor, positions: Tensor, shift_btc: Tensor | None = None

@@ -13,6 +13,7 @@ from model.huggingface_layout import LAYOUTS, architecture_of, model_type_of
 
 READABLE = (*LAYOUTS, "mistral")
 _ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu"}
+_CLASSIFIER, _FEWEST_CLASSES = "ForSequenceClassification", 2
 _DROPOUTS = ("embd_pdrop", "attn_pdrop", "resid_pdrop")
 _DEFAULT_DROPOUT = {"gpt2": 0.1, "openai-gpt": 0.1, "gptj": 0.0}
 
@@ -85,7 +86,25 @@ def read_config(path: Path, values: Mapping[str, Any]) -> tuple[str, GPTConfig]:
     shape = _gpt_shape(fields, model_type) if model_type in _DEFAULT_DROPOUT else _llama_shape(fields, model_type)
     vocab_size = fields.whole("vocab_size")
     layout = "llama" if model_type == "mistral" else model_type
+    shape["n_classes"] = len(class_names(path, values)) or None
     return layout, GPTConfig(vocab_size=pad_vocab(vocab_size), real_vocab_size=vocab_size, **shape)
+
+
+def class_names(path: Path, values: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names of a classifier's classes, by number, from what config.json at `path` holds; of others none.
+
+    Raises ModelError where a classifier's file does not number them from 0 on.
+    """
+    architecture = str((values.get("architectures") or [""])[0])
+    if not architecture.endswith(_CLASSIFIER):
+        return ()
+    labels = values.get("id2label")
+    names = {str(number): name for number, name in labels.items()} if isinstance(labels, dict) else {}
+    if len(names) < _FEWEST_CLASSES or names.keys() != {str(number) for number in range(len(names))}:
+        raise ModelError(
+            f"{path}: id2label is {labels!r}; a classifier must have two or more classes there, numbered from 0 on"
+        )
+    return tuple(str(names[str(number)]) for number in range(len(names)))
 
 
 def _gpt_shape(fields: _Fields, model_type: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,15 @@ from model.safetensors_files import INDEX_NAME, FilePlan, SafetensorsFiles, inde
 MAX_FILE_BYTES = 5_000_000_000
 
 
+@dataclass(frozen=True)
+class ChatFacts:
+    """How conversations were written in training: the template, its tokens by name, and what ends a turn."""
+
+    template: str
+    tokens: Mapping[str, str]
+    end_mark: str
+
+
 def export(
     parameters: Iterable[tuple[str, Tensor]],
     config: GPTConfig,
@@ -32,29 +42,24 @@ def export(
     dtype: torch.dtype = torch.float32,
     max_file_bytes: int = MAX_FILE_BYTES,
     classes: Sequence[str] = (),
+    chat: ChatFacts | None = None,
 ) -> None:
     """Write a folder that `transformers` loads: safetensors, the tokenizer, and config.json last.
 
-    A classifier becomes a model for sequence classification, with `classes` as the names of its labels.
+    A classifier becomes a model for sequence classification, with `classes` as the names of its labels. With `chat`
+    the folder's `apply_chat_template` writes what was trained on, and `generate` also ends at a turn's end.
 
     parameters: name and value of each of `GPT(config)`'s, in any order; at most one is held at a time. They are
     stored as `dtype`. tokenizer_path: a tokenizer.json. Each file appears whole or not at all; weights of an earlier
     export go. Raises ModelError if no layout holds such a model, the parameters are not its own, the tokenizer is not
     the model's, or the folder cannot be written.
     """
-    end_of_text = _end_of_text(tokenizer_path, config, eot_id)
+    tokenizer = _tokenizer(tokenizer_path, config, eot_id)
     layout = LAYOUTS[model_type_of(config)]
     places = stored_tensors(layout, config, parameter_shapes(config))
     shapes = {stored.name: stored.shape for parts in places.values() for stored in parts}
     plans = plan_files(shapes, dtype, max_file_bytes)
     dtype_name = str(dtype).removeprefix("torch.")
-    tokenizer_config = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": config.max_seq_len,
-        "clean_up_tokenization_spaces": False,
-        **dict.fromkeys(("bos_token", "eos_token", "unk_token"), end_of_text),
-        **({} if config.n_classes is None else {"pad_token": end_of_text}),
-    }
     try:
         to.mkdir(parents=True, exist_ok=True)
         with SafetensorsFiles(to, plans) as files:
@@ -62,8 +67,8 @@ def export(
             files.publish()
         _settle_index(to, plans)
         _write(to / "tokenizer.json", tokenizer_path.read_bytes())
-        _write_json(to / "tokenizer_config.json", tokenizer_config)
-        _write_json(to / "generation_config.json", {"bos_token_id": eot_id, "eos_token_id": eot_id})
+        _write_json(to / "tokenizer_config.json", _tokenizer_config(config, str(tokenizer.id_to_token(eot_id)), chat))
+        _write_json(to / "generation_config.json", _generation_config(tokenizer, eot_id, chat))
         _write_json(to / "config.json", config_json(config, eot_id, dtype_name, classes))
     except OSError as error:
         raise ModelError(f"the model cannot be written to {to}: {error}; give a folder that you can write") from error
@@ -99,18 +104,36 @@ def _settle_index(folder: Path, plans: list[FilePlan]) -> None:
             path.unlink()
 
 
-def _end_of_text(tokenizer_path: Path, config: GPTConfig, eot_id: int) -> str:
-    """The text of token `eot_id`."""
-    if not tokenizer_path.is_file():
-        raise ModelError(f"{tokenizer_path} is no file; give the tokenizer.json that the model was trained with")
-    tokenizer = Tokenizer.from_file(str(tokenizer_path))
-    text, size = tokenizer.id_to_token(eot_id), tokenizer.get_vocab_size()
-    if text is None or size > config.real_vocab_size:
+def _tokenizer(path: Path, config: GPTConfig, eot_id: int) -> Tokenizer:
+    """The tokenizer of a tokenizer.json that has the model's vocabulary. Raises ModelError."""
+    if not path.is_file():
+        raise ModelError(f"{path} is no file; give the tokenizer.json that the model was trained with")
+    tokenizer = Tokenizer.from_file(str(path))
+    size = tokenizer.get_vocab_size()
+    if tokenizer.id_to_token(eot_id) is None or size > config.real_vocab_size:
         raise ModelError(
-            f"{tokenizer_path} has {size} tokens, the model {config.real_vocab_size} with end-of-text {eot_id}: "
+            f"{path} has {size} tokens, the model {config.real_vocab_size} with end-of-text {eot_id}: "
             "give the tokenizer.json that the model was trained with"
         )
-    return text
+    return tokenizer
+
+
+def _tokenizer_config(config: GPTConfig, end_of_text: str, chat: ChatFacts | None) -> dict[str, Any]:
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": config.max_seq_len,
+        "clean_up_tokenization_spaces": False,
+        **dict.fromkeys(("bos_token", "eos_token", "unk_token"), end_of_text),
+        **({} if config.n_classes is None else {"pad_token": end_of_text}),
+        **({} if chat is None else {**chat.tokens, "chat_template": chat.template}),
+    }
+
+
+def _generation_config(tokenizer: Tokenizer, eot_id: int, chat: ChatFacts | None) -> dict[str, Any]:
+    """Where generation begins and ends: at the end of a text, or at a turn's, if that is one token."""
+    turn_end = None if chat is None else tokenizer.token_to_id(chat.end_mark)
+    ends = eot_id if turn_end in (None, eot_id) else [eot_id, turn_end]
+    return {"bos_token_id": eot_id, "eos_token_id": ends}
 
 
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from model.config import GPTConfig
 from model.errors import ModelError
 from model.gpt import GPT, parameter_shapes
-from model.huggingface_config import read_folder_config, read_json
+from model.huggingface_config import class_names, read_folder_config, read_json
 from model.huggingface_layout import LAYOUTS, stored_tensors
 
 _HEAD = "lm_head.weight"
@@ -24,13 +24,15 @@ _CONSTANTS = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq", "positi
 class WeightsFolder:
     """A folder whose files were seen to belong together. Parameters are read one at a time, through memory maps.
 
-    `config` is the model's shape, without checkpointing; `shapes` are those of its parameters by name.
+    `config` is the model's shape, without checkpointing; `classes` are the names of a classifier's; `shapes` are those
+    of its parameters by name.
     """
 
     def __init__(self, folder: Path) -> None:
         """Raises ModelError, naming the file, for a folder that holds another kind of model or is not whole."""
         self.folder = folder
         model_type, self.config = read_folder_config(folder)
+        self.classes = class_names(folder / "config.json", read_json(folder / "config.json"))
         layout = LAYOUTS[model_type]
         self.shapes = parameter_shapes(self.config)
         self._places = stored_tensors(layout, self.config, self.shapes)
@@ -38,7 +40,7 @@ class WeightsFolder:
         """By the tensor's name in the layout: its file, and what it is called in there."""
         for file in _open_files(folder):
             for name in file.keys():  # noqa: SIM118  it is no mapping
-                whole = name if name.startswith((layout.stem, "lm_head.")) else layout.stem + name
+                whole = name if name.startswith((layout.stem, "lm_head.", "score.")) else layout.stem + name
                 if not whole.endswith(_CONSTANTS):
                     self._files[whole] = file, name
         self._check_names_and_shapes()

@@ -9,6 +9,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from trainer.settings import AdversarialSettings
+
+
+def passes_of(adversarial: AdversarialSettings | None) -> int:
+    """Forward and backward passes of a step over its tokens: a second one at the moved embeddings."""
+    return 1 if adversarial is None else 2
+
 
 def no_shift(tokens_bt: Tensor, channels: int) -> Tensor:
     """A shift by nothing, float32 [B, T, C], whose gradient is that of the embedded tokens."""

@@ -25,6 +25,7 @@ from model.config import GPTConfig
 from model.flops import model_flops_per_token
 from model.settings import resolve
 from monitoring.journal import last_values, read_records
+from trainer.adversarial import passes_of
 from trainer.bad_numbers import WINDOW
 from trainer.batch import BatchPlan, plan_batch
 from trainer.changes import flatten
@@ -104,7 +105,7 @@ def build_run(
         checkpointer=start.checkpointer,
         rank=rank,
         total_steps=planned_length(config, dataset, (place.step, place.tokens)).total_steps,
-        flops_per_token=model_flops_per_token(model_config, config.seq_len),
+        flops_per_token=_flops_per_token(config, model_config),
         peak_flops_per_second=_peak(config, device, precision, world_size),
         place=place,
         emit=emit,
@@ -154,7 +155,8 @@ def _open_stage(
             no_fault if faults is None else faults.at,
             stage,
         )
-        place, restored = _restore(checkpointer, emit, partial(_start_from_origin, engine, config, model_config))
+        begin = partial(_start_from_origin, engine, config, model_config, dataset)
+        place, restored = _restore(checkpointer, emit, begin)
         if stage.holds(place.step):
             return StageStart(stage, engine, checkpointer, place, restored)
         engine.destroy()
@@ -193,6 +195,11 @@ def _model_config(config: RunConfig, dataset: Dataset) -> GPTConfig:
     return dataclasses.replace(model_config, n_classes=len(dataset.classes))
 
 
+def _flops_per_token(config: RunConfig, model_config: GPTConfig) -> float:
+    """Of all passes that the way of training asks for."""
+    return passes_of(config.train.adversarial) * model_flops_per_token(model_config, config.seq_len)
+
+
 def _engine(
     spec: RankSpec,
     stage: Stage,
@@ -209,11 +216,11 @@ def _engine(
     return engine
 
 
-def _start_from_origin(engine: Any, config: RunConfig, model_config: GPTConfig) -> str:
+def _start_from_origin(engine: Any, config: RunConfig, model_config: GPTConfig, dataset: Dataset) -> str:
     """A run's first weights, if it takes them from anywhere; what the start event says of it."""
     if config.init_from is None:
         return "nothing"
-    start_from(engine, config.init_from, model_config)
+    start_from(engine, config.init_from, model_config, dataset.classes)
     return config.init_from
 
 

@@ -28,13 +28,17 @@ from trainer.engine_state import parameter_shapes as engine_shapes
 from trainer.errors import TrainError
 from trainer.origin import Origin, absent, parse_origin
 from trainer.process_group import broadcast_from_first
-from trainer.trained import find_checkpoint, model_config_of, open_trained
+from trainer.trained import find_checkpoint, model_config_of, open_dataset, open_trained
 
 logger = logging.getLogger(__name__)
 
 # They may differ: dropout is not in the weights, and of positions the first are taken.
 _FREE_FIELDS = ("dropout", "max_seq_len")
+_CLASS_HEAD = frozenset({"score.weight"})
 _OF_ROTARY_POSITIONS = ("rotary_dim", "rotary_base", "rotary_pairs")
+
+
+_Chosen = tuple[Choice, LoRASettings | None, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,7 @@ class Weights:
     `start` on of a flattened parameter, as float32."""
 
     config: GPTConfig
+    classes: tuple[str, ...]  # a classifier's, by number
     names: frozenset[str]
     read_into: Callable[[torch.Tensor, str, int], None]
 
@@ -57,17 +62,34 @@ def check_origin(init_from: str, config: GPTConfig, dataset: Dataset) -> None:
     if origin.is_run:
         trained = open_trained(origin.folder, origin.step)
         theirs, tokenizer = trained.model_config, trained.dataset.tokenizer_path.read_bytes()
+        classes = trained.dataset.classes
     else:
-        theirs, tokenizer = _open_folder(origin).config, _folder_tokenizer(origin)
+        folder, tokenizer = _open_folder(origin), _folder_tokenizer(origin)
+        theirs, classes = folder.config, folder.classes
     check_shape(origin, config, theirs)
+    if starts_head_anew(dataset.classes, classes):
+        logger.warning("init_from: %s: the head %s", origin, why_anew(dataset.classes, classes))
     _check_vocabulary(origin, dataset.tokenizer_path.read_bytes(), tokenizer)
 
 
-def start_from(engine: Any, init_from: str, config: GPTConfig) -> None:
+def starts_head_anew(ours: tuple[str, ...], theirs: tuple[str, ...]) -> bool:
+    """Whether the origin's head means something else than the run's: other classes, the same in another order, or
+    tokens. classes: names by number, none of a language model."""
+    return ours != theirs
+
+
+def why_anew(ours: tuple[str, ...], theirs: tuple[str, ...]) -> str:
+    """What is said of a head that starts anew."""
+    here, there = ("is of classes " + ", ".join(names) if names else "is of tokens" for names in (ours, theirs))
+    return f"there {there} and here {here}: it starts anew, from random weights, or is the token embedding"
+
+
+def start_from(engine: Any, init_from: str, config: GPTConfig, classes: tuple[str, ...] = ()) -> None:
     """Put the origin's weights into a fresh engine, whose optimizer's state stays fresh; all ranks call it together.
 
-    Each rank reads what it holds. Parameters that the origin does not have, and a classifier's head of other classes,
-    keep their first values, and the rows that pad the vocabulary become zero.
+    Each rank reads what it holds. Parameters that the origin does not have, and a head that `starts_head_anew`, keep
+    their first values, and the rows that pad the vocabulary become zero. Adapters (LoRA) of the origin are merged.
+    classes: those of a classifier, by number.
 
     Raises:
         TrainError: as `check_origin`, or the run's checkpoint is damaged.
@@ -75,7 +97,7 @@ def start_from(engine: Any, init_from: str, config: GPTConfig) -> None:
     origin = parse_origin(init_from)
     with _opened(origin) as weights:
         check_shape(origin, config, weights.config)
-        names = weights.names if config.n_classes == weights.config.n_classes else weights.names - {"score.weight"}
+        names = weights.names - (_CLASS_HEAD if starts_head_anew(classes, weights.classes) else frozenset())
         fragments = held_fragments(engine)
         for fragment in fragments:
             if fragment.name in names:
@@ -105,17 +127,17 @@ def _fill(out: torch.Tensor, weights: Weights, config: GPTConfig, name: str, sta
 def _opened(origin: Origin) -> Iterator[Weights]:
     if not origin.is_run:
         folder = _open_folder(origin)
-        yield Weights(folder.config, frozenset(folder.shapes), _reader_of_folder(folder))
+        yield Weights(folder.config, folder.classes, frozenset(folder.shapes), _reader_of_folder(folder))
         return
-    choice, lora = _choice_of_first_rank(origin)
+    choice, lora, classes = _choice_of_first_rank(origin)
     with CheckpointReader(choice.address, choice.manifest) as reader:
         saved: Mapping[str, torch.Tensor] = SavedParameters(reader)
         config = model_config_of(choice.manifest)
         if lora is None:
-            yield Weights(config, frozenset(saved), reader.read_weights_into)
+            yield Weights(config, classes, frozenset(saved), reader.read_weights_into)
         else:
             merged = merge(saved, lora)
-            yield Weights(config, frozenset(merged), _reader_of_mapping(merged))
+            yield Weights(config, classes, frozenset(merged), _reader_of_mapping(merged))
 
 
 def _reader_of_folder(folder: WeightsFolder) -> Callable[[torch.Tensor, str, int], None]:
@@ -132,14 +154,15 @@ def _reader_of_mapping(parameters: Mapping[str, torch.Tensor]) -> Callable[[torc
     return read_into
 
 
-def _choice_of_first_rank(origin: Origin) -> tuple[Choice, LoRASettings | None]:
-    """The run's checkpoint, verified by rank 0, and its adapters; rank 0's error is raised by all."""
-    found: tuple[Choice, LoRASettings | None] | None = None
+def _choice_of_first_rank(origin: Origin) -> _Chosen:
+    """The run's checkpoint, verified by rank 0, its adapters and its classes; rank 0's error is raised by all."""
+    found: _Chosen | None = None
     error = ""
     if dist.get_rank() == 0:
         try:
             config, choice = find_checkpoint(origin.folder, origin.step)
-            found = choice, config.train.lora
+            is_classifier = model_config_of(choice.manifest).n_classes is not None
+            found = choice, config.train.lora, open_dataset(config, choice).classes if is_classifier else ()
         except (TrainError, DataError, OSError) as refusal:
             error = f"init_from: {refusal}"
     found, error = broadcast_from_first((found, error))

@@ -47,8 +47,9 @@ def resolve_origin(text: str, base: Path, out_dir: Path) -> str:
     """
     if "://" in text:
         raise TrainError(
-            f"init_from: {text} must be a folder in Hugging Face layout, or RUN or RUN@STEP; object stores are not "
-            "supported in this version. Copy the folder to where all nodes see it."
+            f"init_from: {text} must be a folder in Hugging Face layout, or RUN or RUN@STEP, in a file system: each "
+            "rank maps the files and reads its own part of each parameter, which an object store cannot serve. Copy "
+            "the folder to one that all nodes see, and give its path."
         )
     given = parse_origin(str((base / Path(text).expanduser()).resolve()))
     beside = parse_origin(str(out_dir.parent / text))

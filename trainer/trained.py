@@ -9,12 +9,13 @@ from pathlib import Path
 import torch
 
 from data_shards.dataset import Dataset
+from data_shards.kept_template import kept_template
 from data_shards.shard_cache import cache_place
 from data_shards.tokenizer import TextTokenizer, load_tokenizer
 from model.config import GPTConfig
 from model.encoder_decoder import build_model
 from model.gpt import GPT
-from model.huggingface_export import export
+from model.huggingface_export import ChatFacts, export
 from model.lora import LoRASettings, merge
 from trainer.checkpoint.load import CheckpointReader, SavedParameters, read_full_parameters
 from trainer.checkpoint.manifest import Manifest
@@ -111,14 +112,31 @@ def open_trained(out_dir: Path, step: int | None = None) -> Trained:
         TrainError: the run has none yet, or none that is whole.
     """
     config, choice = find_checkpoint(out_dir, step)
+    return Trained(config, choice, open_dataset(config, choice))
+
+
+def open_dataset(config: RunConfig, choice: Choice) -> Dataset:
+    """The version of the dataset that a checkpoint was trained on. Raises DataError if it is not there."""
     fingerprint = choice.manifest.header.settings["dataset"]
-    return Trained(config, choice, Dataset.open(config.data_dir, fingerprint, cache_place(config.data)))
+    return Dataset.open(config.data_dir, fingerprint, cache_place(config.data))
 
 
 def export_trained(trained: Trained, to: Path) -> Path:
     """Write the model in Hugging Face's layout: config.json, safetensors and tokenizer.json. One parameter at a time
     is held."""
     dataset = trained.dataset
-    config, classes = trained.model_config, dataset.classes
-    export(trained.parameters(), config, dataset.tokenizer_path, to, dataset.eot_id, classes=classes)
+    export(
+        trained.parameters(),
+        trained.model_config,
+        dataset.tokenizer_path,
+        to,
+        dataset.eot_id,
+        classes=dataset.classes,
+        chat=_chat_facts(trained),
+    )
     return to
+
+
+def _chat_facts(trained: Trained) -> ChatFacts | None:
+    template = kept_template(trained.dataset, trained.config.data)
+    return None if template is None else ChatFacts(template.text, template.tokens, template.end_mark)

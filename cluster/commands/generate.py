@@ -23,11 +23,23 @@ def register(commands: Subparsers) -> None:
         "generate",
         generate_command,
         "continue prompts with a run's model, or one in Hugging Face layout",
-        'headrace generate demo --prompt "To be"\n         headrace generate demo --file prompts.txt --to texts.jsonl',
+        'headrace generate demo --prompt "To be"\n         headrace generate demo --file prompts.txt --to texts.jsonl\n'
+        '         headrace generate helper --chat --prompt "How do I reset my password?"',
     )
     add_run(parser)
     add_json(parser)
-    parser.add_argument("--prompt", action="append", default=[], help="a text to go on with; repeatable")
+    parser.add_argument(
+        "--prompt",
+        action="append",
+        default=[],
+        help="a text to go on with; repeatable: all go on together, the first is shown as it comes",
+    )
+    parser.add_argument(
+        "--chat",
+        action="store_true",
+        help="a prompt is what a user says, written by the chat template that the model was trained with; its answer "
+        "ends where the template ends the assistant's turn",
+    )
     parser.add_argument("--file", type=Path, help="prompts: a .txt with one a line, or a .jsonl with a field prompt")
     parser.add_argument("--to", type=Path, metavar="OUT.jsonl", help="where the texts of --file go, in their order")
     parser.add_argument("--address", help="with --file: a Ray cluster's address; default: a local Ray")
@@ -66,7 +78,8 @@ def generate_command(args: argparse.Namespace) -> int:
         texts = language_model.texts(args.prompt, request)
         say_json([{"prompt": prompt, "text": text} for prompt, text in zip(args.prompt, texts, strict=True)])
         return 0
-    for piece in in_order(args.prompt, language_model.stream(args.prompt, request)):
+    shown = [f"{prompt}\n" for prompt in args.prompt] if args.chat else args.prompt
+    for piece in in_order(shown, language_model.stream(args.prompt, request)):
         say_piece(piece)
     return 0
 
@@ -74,8 +87,9 @@ def generate_command(args: argparse.Namespace) -> int:
 def in_order(prompts: Sequence[str], pieces: Iterable[tuple[int, str]]) -> Iterator[str]:
     """What to print: prompts and their texts one after the other, a line's end after each.
 
-    `pieces` are (number of the prompt, next piece). Those of the first prompt pass at once; the others' wait until all
-    is there, since only then is it known that the first has no more.
+    `pieces` are (number of the prompt, next piece). All go on in one batch, which takes little longer than one alone.
+    Those of the first prompt pass at once; the others' wait until all is there, since a terminal has one place where
+    text grows, and only then is it known that the first has no more.
     """
     waiting: list[list[str]] = [[] for _ in prompts]
     yield prompts[0]
@@ -108,4 +122,4 @@ def _request(args: argparse.Namespace) -> TextRequest:
         top_p=args.top_p,
         repetition_penalty=args.repetition_penalty,
     )
-    return TextRequest(args.max_tokens, sampling, tuple(args.stop), args.seed)
+    return TextRequest(args.max_tokens, sampling, tuple(args.stop), args.seed, args.chat)

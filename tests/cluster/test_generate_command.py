@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from cluster.cli import main
 from cluster.commands.generate import in_order
 from cluster.find_model import find_model
+from tests.cluster.command_line import answer, refusal
 from tests.trainer.trained_run import make_run
 from trainer.language_model import ModelPlace
 from trainer.trained import export_trained, open_trained
@@ -19,16 +19,6 @@ from trainer.trained import export_trained, open_trained
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_run(tmp_path_factory.mktemp("run"), steps=(10, 20))
-
-
-def answer(capsys: pytest.CaptureFixture[str], *words: object) -> str:
-    assert main([str(word) for word in words]) == 0
-    return capsys.readouterr().out
-
-
-def refusal(capsys: pytest.CaptureFixture[str], *words: object) -> str:
-    assert main([str(word) for word in words]) == 2
-    return capsys.readouterr().err
 
 
 def test_generate_prints_prompts_and_texts_in_their_order(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -92,11 +82,17 @@ def test_generate_of_a_file_is_refused_before_ray_starts(
     monkeypatch.setattr("cluster.generate_file.ray_session", refuse_to_start)
     (tmp_path / "p.txt").write_text("tide\n")
     (tmp_path / "config.json").write_text("{}")
+    whole = export_trained(open_trained(run), tmp_path / "model")
+    (whole / "tokenizer.json").unlink()
     words = ("--file", tmp_path / "p.txt", "--to", tmp_path / "out.jsonl")
     assert "there must be a checkpoint of step 7, there are of [10, 20]" in refusal(
         capsys, "generate", f"{run}@7", *words
     )
-    assert "tokenizer.json: no such file" in refusal(capsys, "generate", tmp_path, *words)
+    assert "model_type is None" in refusal(capsys, "generate", tmp_path, *words)
+    assert "tokenizer.json: no such file" in refusal(capsys, "generate", whole, *words)
+    assert "--chat: the model must have been trained on conversations" in refusal(
+        capsys, "generate", run, *words, "--chat"
+    )
     assert "a stop string is empty" in refusal(capsys, "generate", run, *words, "--stop", "")
     assert not (tmp_path / "out.jsonl").exists()
 

@@ -8,39 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from cluster.errors import ClusterError
-from cluster.generate_file import generate_file, read_prompts
+from cluster.generate_file import generate_file
 from cluster.ray_session import TRAIN_ENVIRONMENT
 from model.sampling import Sampling
 from tests.trainer.trained_run import make_run
 from trainer.language_model import ModelPlace, TextRequest, open_language_model
 
 REQUEST = TextRequest(12, Sampling(1.2, top_k=50), stops=("\x00",), seed=9)
-
-
-def test_read_prompts_of_lines_and_of_records(tmp_path: Path) -> None:
-    (tmp_path / "p.txt").write_bytes("tide\r\n\n 三国 \x85 mill\n".encode())
-    assert read_prompts(tmp_path / "p.txt") == [{"prompt": "tide"}, {"prompt": " 三国 \x85 mill"}]
-    (tmp_path / "p.jsonl").write_text('{"prompt": "a", "id": 7}\n\n{"prompt": ""}\n')
-    assert read_prompts(tmp_path / "p.jsonl") == [{"prompt": "a", "id": 7}, {"prompt": ""}]
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "said"),
-    [
-        ("p.csv", "a", "must end in .txt"),
-        ("p.txt", "\n", "has no prompt"),
-        ("p.jsonl", '{"prompt": "a"}\n{"prompt"\n', "p.jsonl:2: must be JSON"),
-        ("p.jsonl", '{"prompt": "a"}\n{"text": "b"}\n', "p.jsonl:2: must be an object"),
-        ("p.jsonl", '["prompt"]\n', "p.jsonl:1: must be an object"),
-    ],
-)
-def test_read_prompts_of_a_bad_file_is_refused(tmp_path: Path, name: str, text: str, said: str) -> None:
-    (tmp_path / name).write_text(text)
-    with pytest.raises(ClusterError, match=said):
-        read_prompts(tmp_path / name)
-    with pytest.raises(ClusterError, match="cannot be read"):
-        read_prompts(tmp_path / "none.txt")
 
 
 @pytest.mark.slow

@@ -6,13 +6,22 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from data_shards.chat_template import DEFAULT_TEMPLATE, ChatTemplate, UnusableChatError, chat_template
+from data_shards.dataset import Dataset
 from data_shards.errors import DataError
+from data_shards.kept_template import kept_template
 from data_shards.loss_bit import counted_tokens, token_ids
 from data_shards.settings import TrainTokenizer
 from data_shards.stats import describe
 from data_shards.tokenizer import load_tokenizer
 from tests.data_shards.byte_level import PRE_TOKENIZERS, trained
-from tests.data_shards.records import prepare_records, stored_examples, write_records
+from tests.data_shards.records import (
+    COMPLETION,
+    prepare_records,
+    reversal,
+    stored_examples,
+    task_settings,
+    write_records,
+)
 
 CHATML = (
     "{%- if messages[0]['role'] == 'system' %}{{ '<|im_start|>system\n' + messages[0]['content'] + '<|im_end|>\n' }}"
@@ -160,3 +169,41 @@ def test_prepare_bad_chat_is_skipped_with_its_reason(tmp_path: Path, reason: str
     write_records(tmp_path / "records/a.jsonl", [*good, {"chat": chat}])
     made = prepare_records(tmp_path, tmp_path / "d", TASK, seq_len=128, on_bad_record="skip")
     assert describe(made)["skipped_records"] == {reason: 1}
+
+
+@pytest.mark.parametrize(
+    ("template", "mark"),
+    [
+        (ChatTemplate(), "<|endoftext|>"),
+        (ChatTemplate(CHATML, {}), "<|im_end|>"),
+        (ChatTemplate(LLAMA2, {"bos_token": "<s>", "eos_token": "</s>"}), "</s>"),
+        (ChatTemplate("{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}", {}), ""),
+        (ChatTemplate("{{ messages[2].content }}", {}), ""),
+    ],
+)
+def test_end_mark_is_what_stands_behind_the_assistants_words(template: ChatTemplate, mark: str) -> None:
+    assert template.end_mark == mark
+
+
+def test_dataset_of_conversations_keeps_the_template_that_they_were_written_with(tmp_path: Path) -> None:
+    folder = tokenizer_folder(tmp_path / "tokenizer", CHATML)
+    chats = [{"chat": [{"role": "user", "content": f"{i}"}, CHAT[1]]} for i in range(40)]
+    write_records(tmp_path / "records/a.jsonl", chats)
+    settings = task_settings(tmp_path, TASK, tokenizer=str(folder))
+    made = prepare_records(tmp_path, tmp_path / "d", TASK, seq_len=128, tokenizer=str(folder))
+    wanted = chat_template(str(folder))
+    (folder / "tokenizer_config.json").write_text("{}")
+    assert kept_template(made, settings) == wanted != chat_template(str(folder))
+    changed = prepare_records(tmp_path, tmp_path / "d", TASK, seq_len=128, tokenizer=str(folder))
+    assert kept_template(changed, settings) == chat_template(str(folder))
+    assert kept_template(Dataset.open(tmp_path / "d", made.fingerprint), settings) == wanted
+    for kept in (tmp_path / "d").rglob("chat_template.json"):
+        kept.unlink()  # as in a dataset that is older than the file
+    assert kept_template(made, settings) == chat_template(str(folder))
+
+
+def test_dataset_without_conversations_keeps_no_template(tmp_path: Path) -> None:
+    write_records(tmp_path / "records/a.jsonl", map(reversal, range(100, 160)))
+    made = prepare_records(tmp_path, tmp_path / "d", COMPLETION)
+    assert kept_template(made, task_settings(tmp_path, COMPLETION)) is None
+    assert not (tmp_path / "d/chat_template.json").exists()

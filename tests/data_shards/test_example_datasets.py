@@ -26,6 +26,7 @@ from data_shards.tokenizer import TextTokenizer, load_tokenizer
 from data_shards.verify import verify
 from tests.data_shards.corpora import public_files, refuse_to_run
 from tests.data_shards.records import COMPLETION, prepare_records, reversal, stored_examples, write_records
+from tests.model.byte_tokenizer import byte_tokenizer
 from trainer.model_input import counted_labels
 
 CLASSES = {"text": "body", "label": "kind"}
@@ -291,3 +292,14 @@ def test_prepare_any_records_come_back_whole_each_in_one_row(
     assert verify(folder / "d").problems == ()
     found = sorted(one.tolist() for one in stored_examples(made, "train"))
     assert found == sorted(expected(dataset, row)[-96:] for row in rows)
+
+
+def test_prepare_more_classes_than_tokens_is_refused(tmp_path: Path) -> None:
+    write_records(tmp_path / "records/a.jsonl", [{"text": f"mill {i}", "label": f"c{i % 2}"} for i in range(40)])
+    names = [f"c{number}" for number in range(301)]
+    task = {"text": "text", "label": "label"}
+    with pytest.raises(DataError, match=r"data\.classes: must be at most as many .* tokens, 300, .*; found 301: merge"):
+        prepare_records(
+            tmp_path, tmp_path / "d", task, classes=names, tokenizer=str(byte_tokenizer(tmp_path / "t.json"))
+        )
+    assert not (tmp_path / "d/dataset.json").exists()

@@ -1,4 +1,4 @@
-"""`headrace run` on prompts and completions: what is learned, and what is told of it."""
+"""A run on prompts and completions: what is learned, and what is told of it. Its rank runs without Ray."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from cluster.cli import main
 from data_shards.loss_bit import counted_tokens, token_ids
 from tests.data_shards.records import COMPLETION, reversal, stored_examples, write_records
-from tests.end_to_end.headrace import events, headrace, run_file, steps
+from tests.end_to_end.headrace import events, run_file, steps
+from tests.faults.rank_world import Start, run_files
 from trainer.held_out import held_out_scores
 from trainer.trained import Trained, open_trained
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(150)]
 
 STEPS = 30
 
@@ -46,10 +48,9 @@ def completion_loss(trained: Trained) -> tuple[float, int]:
     return total / number, number
 
 
-def test_run_on_completions_learns_them_alone(tmp_path: Path) -> None:
+def test_run_on_completions_learns_them_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file, out_dir = completions_run(tmp_path), tmp_path / "runs/completions"
-    done = headrace("run", file)
-    assert done.returncode == 0, done.stderr
+    assert run_files(tmp_path / "jobs", [Start(file, world_size=1)])[0]["status"] == 0
     assert [record["step"] for record in steps(out_dir)] == list(range(1, STEPS + 1))
     trained = open_trained(out_dir)
     wanted, number = completion_loss(trained)
@@ -58,8 +59,8 @@ def test_run_on_completions_learns_them_alone(tmp_path: Path) -> None:
     assert scores["loss"] == pytest.approx(wanted, rel=1e-5)
     assert scores["tokens"] == number
     assert wanted < 0.75 * steps(out_dir)[0]["loss"]
-    shown = headrace("data", "show", tmp_path / "data", "--sequence", "--file", file)
-    assert shown.returncode == 0, shown.stderr
-    assert shown.stdout.count("⟦") == shown.stdout.count("<|endoftext|>⟧") >= 1
-    stats = headrace("data", "stats", tmp_path / "data")
-    assert "examples in rows of 32 tokens, of which" in stats.stdout
+    assert main(["data", "show", str(tmp_path / "data"), "--sequence", "--file", str(file)]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("⟦") == shown.count("<|endoftext|>⟧") >= 1
+    assert main(["data", "stats", str(tmp_path / "data")]) == 0
+    assert "examples in rows of 32 tokens, of which" in capsys.readouterr().out

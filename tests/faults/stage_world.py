@@ -21,6 +21,17 @@ from trainer.attempts import take_attempt
 from trainer.rank import main, preload
 
 
+class Damage:
+    """A heartbeat that cuts a file short before a step."""
+
+    def __init__(self, path: str, step: int) -> None:
+        self._path, self._step = Path(path), step
+
+    def beat(self, step: int, phase: str) -> None:
+        if (step, phase) == (self._step, "data"):
+            self._path.write_bytes(self._path.read_bytes()[:100])
+
+
 def run_rank(job_file: Path, rank: int) -> None:
     job = json.loads(job_file.read_text())
     world_size = job["world_size"]
@@ -28,7 +39,8 @@ def run_rank(job_file: Path, rank: int) -> None:
     store = torch.distributed.FileStore(str(job_file.with_suffix(".store")), world_size)
     place = {"rank": rank, "local_rank": rank, "world_size": world_size, "local_world_size": world_size}
     fd = os.open(memory, os.O_RDWR | os.O_CREAT)
-    status = main({**job["spec"], **place, "store": store, "snapshot_fd": fd})
+    watch = {"heartbeat": Damage(**job["damage"])} if "damage" in job and rank == 0 else {}
+    status = main({**job["spec"], **place, **watch, "store": store, "snapshot_fd": fd})
     if rank == 0:
         answer(job_file, {"status": status})
     sys.exit(status)

@@ -142,12 +142,19 @@ def test_stages_at_other_zero_stages_survive_kills_bit_for_bit(folder: Path, zer
     check_kills(folder, folder / "runs" / name, MANY, zero_stage)
 
 
+def test_stages_survive_kills_within_and_before_a_stage_bit_for_bit(folder: Path, calm: Path) -> None:
+    check_kills(folder, calm, MANY[1:], zero_stage=2)
+
+
+@pytest.mark.long
 def test_stages_survive_kills_within_and_around_borders_bit_for_bit(folder: Path, calm: Path) -> None:
     check_kills(folder, calm, list(KILLS), zero_stage=2)
 
 
 def check_kills(folder: Path, calm: Path, names: list[str], zero_stage: int) -> None:
     """A run killed once, and gone on with, is the undisturbed run."""
+    folder = folder / f"killed-{zero_stage}-{len(names)}"
+    folder.mkdir()
     expected, jobs, out_dirs = losses(calm), [], []
     assert sorted(expected) == list(range(1, STEPS + 1))
     for number, name in enumerate(names):
@@ -163,6 +170,7 @@ def check_kills(folder: Path, calm: Path, names: list[str], zero_stage: int) -> 
         assert [key for key, value in weights(calm, STEPS).items() if not torch.equal(found[key], value)] == [], name
 
 
+@pytest.mark.long
 def test_frozen_weights_of_another_run_are_there_after_a_kill_before_any_checkpoint(folder: Path, calm: Path) -> None:
     """Memory does not hold them."""
     train = {"max_steps": 4, "global_batch_size": 8, "micro_batch_size": 2, "lr": 3e-3, "freeze": ["wte.*", "h.0.*"]}
@@ -183,6 +191,7 @@ def test_frozen_weights_of_another_run_are_there_after_a_kill_before_any_checkpo
     assert same == {name for name in origin if name.startswith(("wte.", "h.0."))}
 
 
+@pytest.mark.long
 def test_border_checkpoint_that_is_damaged_takes_the_run_back_to_the_stage_before(folder: Path, calm: Path) -> None:
     file = stages_file(folder, "damaged", checkpoint={"interval": 2, "snapshot_interval": 0, "keep": 100})
     dies, goes_on = jobs_of(file, [kill(1, 6, "forward")])
@@ -209,6 +218,30 @@ def test_bad_numbers_after_a_border_leave_the_stage(folder: Path, policy: str) -
     assert sorted(losses(out_dir)) == list(range(1, STEPS + 1))
     manifests = [entry.manifest for entry in list_checkpoints(out_dir) if entry.manifest is not None]
     assert {saved.step for record in manifests[-1].files for saved in record.spans} == {4.0}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("zero_stage", [2, 3])
+def test_rollback_past_a_damaged_border_goes_on_in_the_stage_before(folder: Path, calm: Path, zero_stage: int) -> None:
+    """The ranks build the earlier stage's engine themselves, and cross the border again without the bad sequences."""
+    checkpoint = {"interval": 2, "snapshot_interval": 1, "keep": 100}
+    name, bad = f"back-{zero_stage}", BORDERS[0] + 2
+    file = stages_file(folder, name, zero_stage, policy="rollback", checkpoint=checkpoint)
+    out_dir = folder / "runs" / name
+    [job] = jobs_of(file, [])
+    border = out_dir / f"checkpoints/step-{BORDERS[0]:08d}/rank-00001-of-00002.safetensors"
+    job["damage"] = {"path": str(border), "step": bad}
+    job["spec"]["faults"] = [{"kind": "nan_gradient", "rank": 1, "step": bad, "phase": "forward"}]
+    run_attempts(folder / f"{name}-jobs", [job])
+    [told] = events(out_dir, "bad_numbers")
+    assert told["resumed_step"] == 2
+    assert [(event["stage"], event["step"]) for event in events(out_dir, "stage")] == [(1, 4), (0, 2), (1, 4), (2, 8)]
+    assert len(events(out_dir, "start")) == 1
+    assert sorted(losses(out_dir)) == list(range(1, STEPS + 1))
+    if zero_stage == 2:  # the undisturbed run's
+        assert [losses(out_dir)[step] for step in range(1, bad)] == [losses(calm)[step] for step in range(1, bad)]
+    [manifest] = [entry.manifest for entry in list_checkpoints(out_dir) if entry.step == STEPS]
+    assert manifest is not None and {saved.step for record in manifest.files for saved in record.spans} == {4.0}
 
 
 @pytest.mark.long

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from model.cache import KeyValueCache
+from model.cache import DecoderCache, KeyValueCache
 from model.config import GPTConfig
 from model.documents import document_layout
 from model.encoder_decoder import EncoderDecoder, build_model, continue_greedily
@@ -190,6 +190,31 @@ def test_loss_is_the_sum_of_weighted_cross_entropy_of_the_logits() -> None:
     assert model(tokens[:, :-1], tokens[:, 1:], weights, decoder_starts_bt=cut).item() == pytest.approx(wanted.item())
 
 
+@pytest.mark.parametrize("length", [1, 6, 16])
+@pytest.mark.parametrize("shape", SHAPES)
+@torch.no_grad()
+def test_cached_continuation_has_the_tokens_of_whole_passes_and_the_encoder_reads_once(shape: str, length: int) -> None:
+    model, prompt = built(SHAPES[shape]), random_tokens(1, length)[0].tolist()
+    ids = list(prompt)
+    while len(ids) <= SMALL.max_seq_len:
+        tokens = torch.tensor([ids])
+        ids.append(int(model(tokens, last_only=True, decoder_starts_bt=starts(tokens, length - 1))[0, -1].argmax()))
+    widths: dict[str, list[int]] = {"encoder": [], "decoder": []}
+    model.encoder[0].register_forward_hook(lambda _, inputs, __: widths["encoder"].append(inputs[0].shape[1]))
+    model.h[0].register_forward_hook(lambda _, inputs, __: widths["decoder"].append(inputs[0].shape[1]))
+    assert continue_greedily(model, prompt, 100, eot_id=SMALL.real_vocab_size) == ids[length:]
+    assert widths == {"encoder": [length], "decoder": [1] * (17 - length)}
+
+
+@torch.no_grad()
+def test_cached_logits_are_those_of_the_whole_text() -> None:
+    model, tokens = built(MODERN), random_tokens(1, 12)
+    cache = DecoderCache(MODERN, start=4, capacity=8)
+    whole = model(tokens, decoder_starts_bt=starts(tokens, 4))[0, 4:, : SMALL.real_vocab_size]
+    parts = [model(tokens[:, :5], cache=cache), model(tokens[:, 5:6], cache=cache), model(tokens[:, 6:], cache=cache)]
+    assert torch.allclose(torch.cat(parts, 1)[0, :, : SMALL.real_vocab_size], whole, atol=1e-5)
+
+
 @torch.no_grad()
 def test_continue_greedily_takes_the_likeliest_token_each_time_within_the_longest_length() -> None:
     model, prompt = built(), random_tokens(1, 6)[0].tolist()
@@ -212,7 +237,14 @@ def test_build_model_takes_the_class_of_the_arch() -> None:
     ("run", "told"),
     [
         (lambda: built()(random_tokens(1, 4)), "must be told where its texts are cut"),
-        (lambda: built()(random_tokens(1, 4), cache=KeyValueCache(SHAPE, 1, 8)), "no cache"),
+        (
+            lambda: GPT(SMALL)(random_tokens(1, 4), decoder_starts_bt=starts(random_tokens(1, 4), 1)),
+            "a decoder's texts are not cut",
+        ),
+        (
+            lambda: built()(random_tokens(1, 4), cache=KeyValueCache(SHAPE, 1, 8)),
+            "be given a cache for one that its encoder reads",
+        ),
         (lambda: dataclasses.replace(SHAPE, parallel_block=True), "model.parallel_block is true"),
         (lambda: dataclasses.replace(SHAPE, n_classes=3), "a classifier is a decoder"),
         (lambda: dataclasses.replace(SHAPE, n_encoder_layer=0), "model.n_encoder_layer is 0"),

@@ -14,7 +14,9 @@ from model.config import GPTConfig
 from model.encoder_decoder import EncoderDecoder
 from model.errors import ModelError
 from model.gpt import GPT
+from model.huggingface_config import class_names, read_json
 from model.huggingface_export import export
+from model.huggingface_folder import load_model
 from tests.model.byte_tokenizer import byte_tokenizer
 
 CLASSES = ("ham", "spam", "垃圾")
@@ -80,3 +82,28 @@ def test_export_of_an_encoder_decoder_is_refused(tmp_path: Path) -> None:
     model = EncoderDecoder(config)
     with pytest.raises(ModelError, match=r"no layout for this shape.*model\.arch is 'encoder_decoder'"):
         export(model.named_parameters(), config, byte_tokenizer(tmp_path / "t.json"), tmp_path / "out", 0)
+
+
+@pytest.mark.parametrize("architecture", SHAPES)
+@torch.no_grad()
+def test_classifier_of_transformers_is_read_with_its_head_and_names(architecture: str, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    model = random_model(dataclasses.replace(SMALL, **SHAPES[architecture]))
+    tokenizer = byte_tokenizer(tmp_path / "t.json")
+    export(model.named_parameters(), model.config, tokenizer, tmp_path / "ours", 0, classes=CLASSES)
+    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "ours").eval()
+    theirs.score.weight.mul_(-3.0)
+    theirs.save_pretrained(tmp_path / "theirs")
+    read, config = load_model(tmp_path / "theirs")
+    path = tmp_path / "theirs/config.json"
+    assert (config.n_classes, class_names(path, read_json(path))) == (3, CLASSES)
+    texts = torch.randint(1, 300, (4, 11), generator=torch.Generator().manual_seed(2))
+    assert torch.allclose(theirs(texts).logits, read.eval()(texts)[:, -1], atol=1e-4)
+
+
+@pytest.mark.parametrize("labels", [None, {"0": "one"}, {"1": "a", "2": "b"}])
+def test_classifier_without_numbered_classes_is_refused(labels: Any, tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    with pytest.raises(ModelError, match=r"config\.json: id2label is .*two or more classes.*numbered from 0"):
+        class_names(path, {"architectures": ["GPT2ForSequenceClassification"], "id2label": labels})
+    assert class_names(path, {"architectures": ["GPT2LMHeadModel"], "id2label": labels}) == ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from data_shards.dataset import Dataset
 from data_shards.prepare import prepare
 from model.config import GPTConfig
 from model.gpt import GPT
+from model.lora import LoRASettings, add_adapters
 from model.settings import resolve
 from tests.end_to_end.headrace import run_file
 from trainer.checkpoint.fragments import Fragment, Snapshot
@@ -44,19 +46,22 @@ def new_run(folder: Path, name: str, **changes: Any) -> Path:
     return file
 
 
-def random_weights(config: GPTConfig, seed: int) -> dict[str, Tensor]:
+def random_weights(config: GPTConfig, seed: int, lora: LoRASettings | None = None) -> dict[str, Tensor]:
     """Every parameter random; rows that pad the vocabulary too, as training with weight decay may leave them."""
     torch.manual_seed(seed)
-    return {name: value.detach() + 0.1 * torch.randn_like(value) for name, value in GPT(config).named_parameters()}
+    model = GPT(config)
+    if lora is not None:
+        add_adapters(model, lora)
+    return {name: value.detach() + 0.1 * torch.randn_like(value) for name, value in model.named_parameters()}
 
 
 def save_weights(folder: Path, name: str, steps: dict[int, int], **changes: Any) -> dict[int, dict[str, Tensor]]:
     """Start a run and put checkpoints into it; from step and seed to the weights of each."""
     config, dataset = load(new_run(folder, name, **changes))
     launch = open_launch(config, dataset, False)
-    model = resolve(config.model, dataset.vocab_size)
+    model = dataclasses.replace(resolve(config.model, dataset.vocab_size), n_classes=len(dataset.classes) or None)
     settings = {"model": model.to_dict(), "dataset": dataset.fingerprint, "seed": config.seed}
-    saved = {step: random_weights(model, seed) for step, seed in steps.items()}
+    saved = {step: random_weights(model, seed, config.train.lora) for step, seed in steps.items()}
     for step, weights in saved.items():
         fragments = [
             Fragment(parameter, 0, value.flatten(), *torch.ones(2, value.numel()).unbind(), 7.0)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,7 @@ Case = tuple[int, int, str, str, bool]
 
 CASES: dict[str, Case] = {
     "stage-0-folder": (2, 0, "fp32", "folder", False),
+    "stage-1-adapters": (2, 1, "fp32", "adapted", False),
     "stage-2-frozen": (1, 2, "fp32", "source", True),
     "stage-3-older-step": (2, 3, "fp32", "source@3", False),
 }
@@ -47,6 +50,9 @@ MORE_CASES: dict[str, Case] = {
 }
 STEP_OF = {"source@3": 3}
 RATE = 1e-9
+LORA = {"rank": 2, "alpha": 6.0, "targets": ["*.attn.c_attn", "*.mlp.c_fc"]}
+TRAIN = {"max_steps": 4, "global_batch_size": 4, "lr": RATE}
+NO_SAMPLES = {"eval": {"interval": 100, "max_tokens": 1024}}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +61,7 @@ class Place:
 
     folder: Path
     saved: dict[int, dict[str, Tensor]]
+    adapted: dict[str, Tensor]  # of a run with adapters
     export: Path
     config: GPTConfig
 
@@ -63,8 +70,9 @@ class Place:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     folder = tmp_path_factory.mktemp("origins")
     saved = save_weights(folder, "source", {3: 1, 5: 2})
+    adapted = save_weights(folder, "adapted", {2: 7}, train={**TRAIN, "lora": LORA})[2]
     trained = open_trained(folder / "runs/source")
-    return Place(folder, saved, export_trained(trained, folder / "export"), trained.model_config)
+    return Place(folder, saved, adapted, export_trained(trained, folder / "export"), trained.model_config)
 
 
 def test_export_of_a_run_has_its_newest_weights(place: Place) -> None:
@@ -128,7 +136,7 @@ def test_another_vocabulary_is_refused_with_a_token_that_differs(place: Place, t
         ("nowhere", r"must be a folder with config\.json .* or with run\.yaml"),
         ("export@3", r"only a run has steps"),
         ("source@4", r"a checkpoint of step 4, there are of \[3, 5\]"),
-        ("s3://bucket/model", "object stores are not supported"),
+        ("s3://bucket/model", "which an object store cannot serve. Copy the folder to one that all nodes see"),
     ],
 )
 def test_an_origin_that_is_not_there_is_refused(place: Place, origin: str, said: str) -> None:
@@ -136,6 +144,87 @@ def test_an_origin_that_is_not_there_is_refused(place: Place, origin: str, said:
     with pytest.raises(TrainError, match=f"(?s)init_from: .*{said}|{said}"):
         config, dataset = load(file)
         open_launch(config, dataset, False)
+
+
+def sorter_data(place: Place, classes: tuple[str, ...]) -> dict[str, Any]:
+    """A dataset of labelled texts with the origin's tokenizer."""
+    records = [{"text": f"mill {number}", "label": "abc"[number % 3]} for number in range(300)]
+    kept = [record for record in records if record["label"] in classes]
+    (place.folder / "mails.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    (place.folder / "two.jsonl").write_text("".join(json.dumps(record) + "\n" for record in kept))
+    path = "mails.jsonl" if len(classes) == 3 else "two.jsonl"
+    return {
+        "sources": [{"path": path, "task": {"text": "text", "label": "label"}}],
+        "dir": str(place.folder / f"data-{'-'.join(classes)}"),
+        "tokenizer": str(place.export / "tokenizer.json"),
+        "classes": list(classes),
+        "val_fraction": 0.3,
+    }
+
+
+# The classes of runs that start from one with classes a, b and c; whether its head is theirs.
+SORTERS = {
+    "same-classes": (("a", "b", "c"), True),
+    "other-order": (("a", "c", "b"), False),
+    "fewer-classes": (("a", "b"), False),
+}
+
+
+def _sorter_job(place: Place, name: str) -> dict[str, Any]:
+    if not (place.folder / "runs/sorter").exists():
+        save_weights(place.folder, "sorter", {2: 9}, data=sorter_data(place, ("a", "b", "c")), **NO_SAMPLES)
+    file = new_run(
+        place.folder, name, init_from="sorter", train=TRAIN, data=sorter_data(place, SORTERS[name][0]), **NO_SAMPLES
+    )
+    config, dataset = load(file)
+    spec = open_launch(config, dataset, False).run_spec({})
+    return {"world_size": 1, "frozen": False, "spec": _at_attempt(spec, 1)}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(150)
+@pytest.mark.parametrize("name", ["same-classes", "other-order"])
+def test_head_of_a_classifier_goes_along_with_the_same_classes_alone(place: Place, begun: Path, name: str) -> None:
+    assert_sorted(begun, name)
+
+
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.timeout(150)
+def test_head_of_a_classifier_of_fewer_classes_starts_anew(place: Place, all_begun: Path) -> None:
+    assert_sorted(all_begun, "fewer-classes")
+
+
+def assert_sorted(runs: Path, name: str) -> None:
+    """All weights but the head's are the origin's, and these where the classes are."""
+    found, origin = (dict(open_trained(runs / run).parameters()) for run in (name, "sorter"))
+    assert found.keys() == origin.keys()
+    same = {key for key, value in origin.items() if torch.allclose(found[key][:2], value[:2], rtol=0, atol=1e-7)}
+    assert found.keys() - same == (set() if SORTERS[name][1] else {"score.weight"})
+    assert found["score.weight"].shape[0] == len(SORTERS[name][0])
+
+
+@pytest.mark.parametrize(
+    ("run", "said"),
+    [
+        ("other-order", "there is of classes a, b, c and here is of classes a, c, b: it starts anew"),
+        ("text", "there is of classes a, b, c and here is of tokens: it starts anew"),
+    ],
+)
+def test_head_that_starts_anew_is_told_before_the_start(
+    place: Place, begun: Path, run: str, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    changes = {"data": sorter_data(place, ("a", "c", "b")), **NO_SAMPLES} if run == "other-order" else {}
+    config, dataset = load(new_run(place.folder, f"told-{run}", init_from="sorter", **changes))
+    with caplog.at_level(logging.WARNING):
+        open_launch(config, dataset, False)
+    assert said in caplog.text
+    caplog.clear()
+    same = new_run(
+        place.folder, "told-same", init_from="sorter", data=sorter_data(place, ("a", "b", "c")), **NO_SAMPLES
+    )
+    open_launch(*load(same), False)
+    assert "anew" not in caplog.text
 
 
 def test_batch_and_rate_that_are_left_out_are_not_the_origins(place: Place) -> None:
@@ -154,20 +243,20 @@ def begun(place: Place) -> Path:
         {"world_size": 1, "frozen": False, "spec": _at_attempt(spec, 1), "remove": str(gone)},
         {"world_size": 2, "frozen": False, "spec": _at_attempt(spec, 2)},
     ]
-    return _begin(place, CASES, resumed)
+    return _begin(place, CASES, resumed + [_sorter_job(place, name) for name in ("same-classes", "other-order")])
 
 
 @pytest.fixture(scope="module")
 def all_begun(place: Place) -> Path:
     """The other cases."""
-    return _begin(place, MORE_CASES, [])
+    return _begin(place, MORE_CASES, [_sorter_job(place, "fewer-classes")])
 
 
 def _begin(place: Place, cases: dict[str, Case], more_jobs: list[dict[str, Any]]) -> Path:
     """Begin each case and make one step at a rate that changes nothing; the folder of their runs."""
     jobs = []
     for name, (world_size, stage, precision, origin, frozen) in cases.items():
-        train = {"max_steps": 4, "global_batch_size": 4, "lr": RATE, "zero": {"stage": stage}, "precision": precision}
+        train = {**TRAIN, "zero": {"stage": stage}, "precision": precision}
         where = str(place.export) if origin == "folder" else origin
         config, dataset = load(new_run(place.folder, name, init_from=where, train=train))
         spec = open_launch(config, dataset, False).run_spec({})
@@ -184,10 +273,21 @@ def _at_attempt(spec: dict[str, Any], attempt: int) -> dict[str, Any]:
 
 
 def wanted(place: Place, origin: str) -> dict[str, Tensor]:
-    """The origin's weights, with nothing in the rows that pad the vocabulary."""
-    weights = dict(place.saved[STEP_OF.get(origin, 5)])
+    """The origin's weights, with nothing in the rows that pad the vocabulary, and adapters merged."""
+    weights = merged(place.adapted) if origin == "adapted" else dict(place.saved[STEP_OF.get(origin, 5)])
     weights["wte.weight"] = weights["wte.weight"].clone()
     weights["wte.weight"][place.config.real_vocab_size :] = 0
+    return weights
+
+
+def merged(adapted: dict[str, Tensor]) -> dict[str, Tensor]:
+    """W + (alpha / rank) B A, spelt out."""
+    weights = {name: value for name, value in adapted.items() if ".adapter." not in name}
+    for name in adapted:
+        if name.endswith(".adapter.a"):
+            layer = name.removesuffix(".adapter.a")
+            b, a = adapted[f"{layer}.adapter.b"], adapted[name]
+            weights[f"{layer}.weight"] = weights[f"{layer}.weight"] + 3.0 * (b @ a)
     return weights
 
 

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from data_shards.loader import LoaderState, StepBatch
 from model.gpt import GPT
 from tests.trainer.packed_world import STEPS, with_starts
-from tests.trainer.parity_world import GLOBAL_BATCH, MODEL, SEED, make_dataset, make_loader, rate_of, settings
+from tests.trainer.parity_data import GLOBAL_BATCH, MODEL, SEED, make_dataset, make_loader, rate_of, settings
 from tests.trainer.worlds import run_jobs
 from trainer.muon import orthogonalized, update_scale
 from trainer.optimizer import attention_blocks, muon_shapes

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from data_shards.loader import LoaderState, StepBatch
 from model.gpt import GPT
 from tests.trainer.packed_world import FIRST_EVALUATED, STEPS, with_starts
-from tests.trainer.parity_world import GLOBAL_BATCH, MODEL, SEED, SEQ_LEN, make_dataset, make_loader, rate_of, settings
+from tests.trainer.parity_data import GLOBAL_BATCH, MODEL, SEED, SEQ_LEN, make_dataset, make_loader, rate_of, settings
 from tests.trainer.worlds import run_jobs
 from trainer.optimizer import parameter_groups
 from trainer.seeds import derive_seed

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from data_shards.loader import LoaderState
 from model.gpt import GPT
-from tests.trainer.parity_world import (
+from tests.trainer.parity_data import (
     GLOBAL_BATCH,
     MODEL,
     SEED,

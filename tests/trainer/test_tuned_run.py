@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from model.flops import model_flops_per_token
 from model.gpt import GPT
 from model.lora import is_adapter
-from tests.end_to_end.headrace import events, run_file
+from tests.end_to_end.headrace import events, run_file, steps
 from tests.faults.rank_world import Start, run_files
 from trainer.held_out import held_out_scores
 from trainer.seeds import derive_seed
@@ -41,6 +43,14 @@ def test_adapters_are_merged_into_the_model_that_comes_out(out_dir: Path) -> Non
     assert found.keys() == base.keys()
     changed = {name for name, value in base.items() if not torch.equal(found[name], value)}
     assert changed == {f"h.{layer}.attn.{part}.weight" for layer in (0, 1) for part in ("c_attn", "c_proj")}
+
+
+def test_utilisation_counts_the_passes_at_the_moved_embeddings(out_dir: Path) -> None:
+    [peak] = json.loads((out_dir / "peak.json").read_text()).values()
+    config = open_trained(out_dir).model_config
+    for record in steps(out_dir):
+        flops = record["mfu"] * peak / record["tokens_per_second"]
+        assert flops == pytest.approx(2 * model_flops_per_token(config, config.max_seq_len))
 
 
 def test_adapters_alone_have_moments_in_the_checkpoint(out_dir: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -16,7 +17,7 @@ from torch.nn import functional as F
 from data_shards.loader import LoaderState
 from model.gpt import GPT
 from model.lora import LoRASettings, add_adapters
-from tests.trainer.parity_world import GLOBAL_BATCH, MODEL, SEED, make_dataset, make_loader
+from tests.trainer.parity_data import GLOBAL_BATCH, MODEL, SEED, make_dataset, make_loader
 from tests.trainer.tuning_world import LOWER_HALF, RATE, STEPS, WAYS
 from tests.trainer.worlds import run_jobs
 from trainer.checkpoint.fragments import KINDS
@@ -105,21 +106,40 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("tuning")
 
 
+def few_and_many(few: Iterable[Any], many: Iterable[Any]) -> list[Any]:
+    """Parameters of which those of `make test` come first, and all others are long."""
+    kept = list(few)
+    return kept + [pytest.param(*own, marks=pytest.mark.long) for own in many if own not in kept]
+
+
+WAY_CASES = few_and_many(
+    [("frozen", 0), ("adapters", 1), ("adversarial", 2), ("all", 3)],
+    [(way, zero_stage) for way in WAYS for zero_stage in ZERO_STAGES],
+)
+BORDER_CASES = few_and_many(
+    [("fp32", 2), ("fp32", 3), ("bf16", 1)],
+    [(precision, zero_stage) for precision in ("fp32", "bf16") for zero_stage in ZERO_STAGES],
+)
+FULL_PRECISION_CASES = few_and_many([("fp32", 2), ("fp32", 3)], [("fp32", zero_stage) for zero_stage in ZERO_STAGES])
+
+
 @pytest.fixture(scope="module")
-def answers(folder: Path) -> dict[str, dict[str, list[float]]]:
-    """Two ranks."""
+def answers(request: pytest.FixtureRequest, folder: Path) -> dict[str, dict[str, list[float]]]:
+    """Two ranks, on the cases that this session's tests ask for."""
     cases: dict[str, dict[str, Any]] = {}
-    for zero_stage in ZERO_STAGES:
-        cases |= {f"{way} {zero_stage}": {"way": way, "zero_stage": zero_stage} for way in WAYS}
-        for precision in ("fp32", "bf16"):
-            name = f"border {zero_stage} {precision}"
-            cases[name] = {"zero_stage": zero_stage, "precision": precision, "out_dir": str(folder / name)}
+    for item in request.session.items:
+        if item.path == request.path and isinstance(item, pytest.Function) and hasattr(item, "callspec"):
+            asked = item.callspec.params
+            if "way" in asked:
+                cases[f"{asked['way']} {asked['zero_stage']}"] = asked
+            else:
+                name = f"border {asked['zero_stage']} {asked['precision']}"
+                cases[name] = {**asked, "out_dir": str(folder / name)}
     [found] = run_jobs("tests.trainer.tuning_world", folder, [{"world_size": 2, "cases": cases}])
     return found
 
 
-@pytest.mark.parametrize("zero_stage", ZERO_STAGES)
-@pytest.mark.parametrize("way", list(WAYS))
+@pytest.mark.parametrize(("way", "zero_stage"), WAY_CASES)
 def test_tuning_at_any_zero_stage_gives_the_plain_loops_losses_and_gradients(
     way: str, zero_stage: int, answers: dict[str, dict[str, list[float]]]
 ) -> None:
@@ -142,8 +162,7 @@ def contents(out_dir: Path) -> dict[str, Tensor]:
         return {name: reader.full(name) for name in (*choice.manifest.shapes, *choice.manifest.frozen)}
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("zero_stage", ZERO_STAGES)
+@pytest.mark.parametrize(("precision", "zero_stage"), BORDER_CASES)
 def test_border_carries_every_weight_bit_for_bit_into_a_fresh_optimizer(
     zero_stage: int, precision: str, folder: Path, answers: dict[str, dict[str, list[float]]]
 ) -> None:
@@ -163,9 +182,9 @@ def test_border_carries_every_weight_bit_for_bit_into_a_fresh_optimizer(
     assert answers[name]["again"] == answers[name]["went_on"]
 
 
-@pytest.mark.parametrize("zero_stage", ZERO_STAGES)
+@pytest.mark.parametrize(("precision", "zero_stage"), FULL_PRECISION_CASES)
 def test_frozen_parameters_stay_as_they_were_made_and_have_no_moments(
-    zero_stage: int, folder: Path, answers: dict[str, dict[str, list[float]]]
+    precision: str, zero_stage: int, folder: Path, answers: dict[str, dict[str, list[float]]]
 ) -> None:
     torch.manual_seed(derive_seed(SEED, "weights"))
     initial = dict(GPT(MODEL).named_parameters())

@@ -22,17 +22,23 @@ from trainer.config import RunConfig, dump_run_file, load_run_file
 T = 16
 
 
-def make_run(folder: Path, steps: tuple[int, ...] = (10,), **data: Any) -> Path:
-    """The run's folder; the weights of step s are those of `random_model(vocab_size, s)`."""
-    config, dataset = _prepared(folder, data)
+def make_run(folder: Path, steps: tuple[int, ...] = (10,), seq_len: int = T, **data: Any) -> Path:
+    """The run's folder; the weights of step s are those of `random_model(vocab_size, s)`, with a head for classes
+    where the data has some."""
+    config, dataset = _prepared(folder, seq_len, data)
     out_dir = Path(config.out_dir)
     create_run_folder(out_dir, "run-1", "mill", dump_run_file(config))
     for step in steps:
-        _save(out_dir, random_model(dataset.vocab_size, step), step, dataset.fingerprint)
+        _save(
+            out_dir,
+            random_model(dataset.vocab_size, step, seq_len, len(dataset.classes) or None),
+            step,
+            dataset.fingerprint,
+        )
     return out_dir
 
 
-def random_model(vocab_size: int, seed: int) -> GPT:
+def random_model(vocab_size: int, seed: int, seq_len: int = T, n_classes: int | None = None) -> GPT:
     """A small GPT in evaluation mode, whose logits are far enough apart for text that varies."""
     torch.manual_seed(seed)
     model = GPT(
@@ -42,7 +48,8 @@ def random_model(vocab_size: int, seed: int) -> GPT:
             n_layer=2,
             n_head=2,
             n_embd=32,
-            max_seq_len=T,
+            max_seq_len=seq_len,
+            n_classes=n_classes,
         )
     )
     with torch.no_grad():
@@ -50,7 +57,7 @@ def random_model(vocab_size: int, seed: int) -> GPT:
     return model.eval()
 
 
-def _prepared(folder: Path, data: dict[str, Any]) -> tuple[RunConfig, Dataset]:
+def _prepared(folder: Path, seq_len: int, data: dict[str, Any]) -> tuple[RunConfig, Dataset]:
     write_lines(folder / "corpus/a.txt", range(60))
     write_lines(folder / "corpus/b.txt", range(100, 220))
     document = {
@@ -61,13 +68,13 @@ def _prepared(folder: Path, data: dict[str, Any]) -> tuple[RunConfig, Dataset]:
             "val_fraction": 0.3,
             **data,
         },
-        "model": {"preset": "gpt2-tiny", "n_layer": 2, "n_head": 2, "n_embd": 32, "max_seq_len": T},
+        "model": {"preset": "gpt2-tiny", "n_layer": 2, "n_head": 2, "n_embd": 32, "max_seq_len": seq_len},
         "train": {"max_steps": 10, "global_batch_size": 4, "lr": 1e-3},
     }
     file = folder / "mill.yaml"
     file.write_text(yaml.safe_dump(document))
     config = load_run_file(file)
-    dataset = prepare(config.data, dir=config.data_dir, min_val_tokens=T + 1, run_units=run_units_serially)
+    dataset = prepare(config.data, dir=config.data_dir, min_val_tokens=seq_len + 1, run_units=run_units_serially)
     return config, dataset
 
 

@@ -6,18 +6,18 @@ Started by `test_tuning.py` as `python -m tests.trainer.tuning_world JOB.json...
 
 from __future__ import annotations
 
-import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.distributed as dist
 
 from data_shards.dataset import Dataset
 from data_shards.loader import LoaderState
-from tests.trainer.parity_world import GLOBAL_BATCH, MODEL, SEED, make_dataset, make_loader
-from tests.trainer.worlds import answer, host
+from tests.trainer.parity_data import GLOBAL_BATCH, MODEL, SEED, make_loader
+from tests.trainer.steps_world import CPU, run_in_group, run_steps
+from tests.trainer.worlds import host
 from trainer.batch import plan_batch
 from trainer.checkpoint.load import CheckpointReader
 from trainer.checkpoint.manifest import Header
@@ -25,11 +25,8 @@ from trainer.checkpoint.save import SaveTask, save_checkpoint
 from trainer.checkpoint.store import agree_on_checkpoint
 from trainer.engine import build_engine
 from trainer.engine_state import prepare_optimizer, restore, snapshot
-from trainer.optimizer_step import StepWatch, run_step
-from trainer.own_time import OwnTime
-from trainer.process_group import broadcast_from_first, init_process_group
-from trainer.rank import no_beat, preload
-from trainer.seeds import make_deterministic
+from trainer.process_group import broadcast_from_first
+from trainer.rank import preload
 from trainer.settings import TrainSettings
 
 STEPS = 6
@@ -54,34 +51,24 @@ class Trainee:
 
     def __init__(self, train: TrainSettings, dataset: Dataset, precision: str, seed: int = SEED) -> None:
         self.train_settings, self.precision, self.step, self.state = train, precision, 0, LoaderState()
-        self.device = torch.device("cpu")
         self.plan = plan_batch(GLOBAL_BATCH, train.micro_batch_size, dist.get_world_size())
-        self.engine = build_engine(MODEL, train, self.plan, precision, seed, self.device)
+        self.engine = build_engine(MODEL, train, self.plan, precision, seed, CPU)
         prepare_optimizer(self.engine)
         self.loader = make_loader(dataset, dist.get_rank(), dist.get_world_size(), self.plan.micro_batch)
-        self.watch = StepWatch(no_beat, OwnTime(self.device, counts_forward=train.zero.stage < 3))
 
-    def train(self, steps: int) -> dict[str, list[float]]:
+    def train(self, steps: int) -> dict[str, list[Any]]:
         adversarial = self.train_settings.adversarial
-        losses, norms = [], []
-        for _ in range(steps):
-            self.step += 1
-            batch = self.loader.read(self.state, GLOBAL_BATCH)
-            result = run_step(
-                self.engine,
-                batch,
-                self.plan,
-                rate=RATE,
-                seed=SEED,
-                step=self.step,
-                rank=dist.get_rank(),
-                watch=self.watch,
-                epsilon=None if adversarial is None else adversarial.epsilon,
-            )
-            self.state = batch.state_after
-            losses.append(result.loss)
-            norms.append(result.grad_norm)
-        return {"losses": losses, "norms": norms}
+        seen, self.state = run_steps(
+            self.engine,
+            self.plan,
+            partial(self.loader.read, global_batch_size=GLOBAL_BATCH),
+            range(self.step + 1, self.step + steps + 1),
+            lambda _: RATE,
+            self.state,
+            epsilon=None if adversarial is None else adversarial.epsilon,
+        )
+        self.step += steps
+        return seen
 
     def save(self, out_dir: Path, stage: int) -> None:
         world_size, zero_stage = dist.get_world_size(), self.train_settings.zero.stage
@@ -122,21 +109,15 @@ def cross_border(case: dict[str, Any], dataset: Dataset) -> dict[str, list[float
     return {"went_on": went_on["losses"], "again": again["losses"]}
 
 
+def work(job: dict[str, Any], dataset: Dataset) -> dict[str, Any]:
+    return {
+        name: train_way(case, dataset) if "way" in case else cross_border(case, dataset)
+        for name, case in job["cases"].items()
+    }
+
+
 def run_rank(job_file: Path, rank: int) -> None:
-    job: dict[str, Any] = json.loads(job_file.read_text())
-    device = torch.device("cpu")
-    make_deterministic("on", device)
-    world_size = job["world_size"]
-    spec = {"rank": rank, "world_size": world_size, "local_rank": rank, "attempt": 1}
-    store = dist.FileStore(str(job_file.with_suffix(".store")), world_size)
-    init_process_group({**spec, "store": store}, device)
-    dataset = make_dataset(job_file.parent / f"data-{world_size}-{rank}")
-    answers = {}
-    for name, case in job["cases"].items():
-        answers[name] = train_way(case, dataset) if "way" in case else cross_border(case, dataset)
-    if rank == 0:
-        answer(job_file, answers)
-    dist.barrier()
+    run_in_group(job_file, rank, work)
 
 
 if __name__ == "__main__":

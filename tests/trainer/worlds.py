@@ -25,7 +25,9 @@ DEADLINE_SECONDS = 110
 RunRank = Callable[[Path, int], None]
 
 
-def run_jobs(module: str, folder: Path, jobs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def run_jobs(
+    module: str, folder: Path, jobs: Sequence[dict[str, Any]], deadline_seconds: float = DEADLINE_SECONDS
+) -> list[dict[str, Any]]:
     """Run the jobs under `python -m MODULE`, which calls `host`; their answers. Fails with the log at the deadline."""
     files = [folder / f"job-{index}.json" for index in range(len(jobs))]
     for file, job in zip(files, jobs, strict=True):
@@ -35,7 +37,7 @@ def run_jobs(module: str, folder: Path, jobs: Sequence[dict[str, Any]]) -> list[
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True)
         try:
-            code = process.wait(timeout=DEADLINE_SECONDS)
+            code = process.wait(timeout=deadline_seconds)
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
