@@ -38,6 +38,8 @@ bench: $(VENV)/.installed-test
 	$(BIN)/python -m benchmarks.recovery
 	$(BIN)/python -m benchmarks.snapshots
 	$(BIN)/python -m benchmarks.chaos
+	$(BIN)/python -m benchmarks.generation
+	$(BIN)/python -m benchmarks.activations
 
 # Beside the peers, which have an environment of their own. BENCH=--quick: little data; BENCH="--text FILE ...": your text.
 bench-data: $(VENV)/.installed-test .venv-peers/.installed

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cluster.visible import escape
+from monitoring.units import short
 
 WIDE, NARROW = 640, 400
 _HEIGHT = 180
@@ -55,14 +56,6 @@ def share_chart(shares: Sequence[tuple[str, float]], what: str) -> str:
             )
         x += width
     return _svg(WIDE, what, parts, height=18)
-
-
-def short(number: float) -> str:
-    """A number in three digits: 1.5k, 20M."""
-    for size, suffix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(number) >= size:
-            return f"{number / size:.3g}{suffix}"
-    return f"{number:.3g}"
 
 
 def _round_step(top: int) -> int:

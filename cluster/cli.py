@@ -12,7 +12,23 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from cluster.commands import chaos, checkpoint, classify, data, doctor, evaluate, generate, results, status, train
+from cluster.commands import (
+    chaos,
+    checkpoint,
+    classify,
+    compare,
+    data,
+    doctor,
+    evaluate,
+    generate,
+    jobs,
+    plan,
+    profile,
+    results,
+    status,
+    train,
+    watch,
+)
 from cluster.errors import ClusterError
 from data_shards.errors import DataError
 from model.errors import ModelError
@@ -22,8 +38,24 @@ from trainer.errors import TrainError
 USER_ERRORS = (ClusterError, DataError, ModelError, MonitoringError, TrainError)
 FAILED_STATUS, USER_ERROR_STATUS, INTERRUPTED_STATUS, BROKEN_PIPE_STATUS = 1, 2, 130, 141
 
-# Part of the contract, and of a later version.
-LATER = ("submit", "jobs", "logs", "stop", "resume", "plan")
+MODULES = (
+    train,
+    plan,
+    jobs,
+    status,
+    watch,
+    data,
+    checkpoint,
+    compare,
+    results,
+    generate,
+    classify,
+    evaluate,
+    profile,
+    chaos,
+    doctor,
+)
+"""In the order in which their commands are listed."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -32,7 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="headrace", description="Raw text to trained, compared GPT models on a Ray cluster."
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for module in (train, status, data, checkpoint, results, generate, classify, evaluate, chaos, doctor):
+    for module in MODULES:
         module.register(commands)
     return parser
 
@@ -40,8 +72,6 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; its exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if words and words[0] in LATER:
-        return _refuse(f"{words[0]}: this command is not in this version. `headrace --help` lists those that are.")
     args = build_parser().parse_args(words)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for library in ("aiobotocore", "botocore"):  # they tell where they found credentials

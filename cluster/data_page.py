@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from cluster.charts import NARROW, Column, column_chart, share_chart, short
+from cluster.charts import NARROW, Column, column_chart, share_chart
 from cluster.data_text import rank_groups
 from cluster.visible import escape
 from data_shards.balance import Balance, Loss, max_over_mean
+from monitoring.units import short
 
 _MOST_BARS = 128
 _MOST_SOURCES = 50  # that have a chart of their own; the tables hold all

@@ -18,9 +18,9 @@ import ray.exceptions
 import ray.util
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from cluster.access import asks_for_token
 from cluster.doctor import ClusterFacts, Link
 from cluster.node_facts import NodeFacts, find_facts
-from cluster.ray_session import asks_for_token
 from cluster.shared_folder import read_token
 
 logger = logging.getLogger(__name__)
@@ -50,9 +50,9 @@ class Visitor:
         """What a file holds, None where it is not seen."""
         return read_token(path)
 
-    def listen(self) -> int:
-        """Take in what one other node sends, at the port that is returned."""
-        listener = socket.create_server(("", 0))
+    def listen(self, host: str) -> int:
+        """Take in what one other node sends to `host`, this node's address, at the port that is returned."""
+        listener = socket.create_server((host, 0))
 
         def serve() -> None:
             listener.settimeout(ANSWER_SECONDS)
@@ -83,9 +83,9 @@ class Visitor:
         except OSError as error:
             return 0.0, f"{host}:{port}: {error}"
 
-    def free_port(self) -> int:
-        """A port that was free just now."""
-        with socket.create_server(("", 0)) as listener:
+    def free_port(self, host: str) -> int:
+        """A port of `host`, this node's address, that was free just now."""
+        with socket.create_server((host, 0)) as listener:
             port: int = listener.getsockname()[1]
             return port
 
@@ -181,7 +181,7 @@ def _links(visitors: Sequence[Any], hosts: Sequence[str], names: Sequence[str]) 
     links = []
     for index, visitor in enumerate(visitors):
         other = (index + 1) % len(visitors)
-        port = ray.get(visitors[other].listen.remote(), timeout=ANSWER_SECONDS)
+        port = ray.get(visitors[other].listen.remote(hosts[other]), timeout=ANSWER_SECONDS)
         rate, problem = ray.get(visitor.send_to.remote(hosts[other], port), timeout=2 * ANSWER_SECONDS)
         links.append(Link(names[index], names[other], rate, problem))
     return links
@@ -191,7 +191,7 @@ def _all_reduce(visitors: Sequence[Any], hosts: Sequence[str]) -> tuple[float | 
     """(rate, problem): of a sum over all nodes."""
     if len(visitors) < 2:
         return None, ""
-    port = ray.get(visitors[0].free_port.remote(), timeout=ANSWER_SECONDS)
+    port = ray.get(visitors[0].free_port.remote(hosts[0]), timeout=ANSWER_SECONDS)
     calls = [one.all_reduce.remote(rank, len(visitors), hosts[0], port) for rank, one in enumerate(visitors)]
     try:
         return min(ray.get(calls, timeout=ANSWER_SECONDS)), ""

@@ -6,7 +6,7 @@ import logging
 import secrets
 import signal
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -86,18 +86,26 @@ def train_on_ray(
     accept_changes: bool,
     project: Path,
     is_local: bool,
+    profile_steps: int | None = None,
+    run_id: str | None = None,
+    commit: str | None = None,
 ) -> DriveResult:
-    """Train the run to its end, from wherever it is.
+    """Train the run to its end, from wherever it is; with `profile_steps` profile so many, and tell MLflow nothing.
+
+    Args:
+        run_id: the id of a run that was submitted and has none in its folder yet; commit: of the project that it was
+            submitted from, where `project` is no checkout.
 
     Raises:
         TrainError: what only a rank could find wrong with the input.
         RunFailedError: the gang gave up.
     """
     with run_lock(Path(config.out_dir)):
-        launch = open_launch(config, dataset, accept_changes)
+        launch = open_launch(config, dataset, accept_changes, run_id)
         if launch.is_finished:
             return DriveResult("already finished", launch)
-        end = _train(launch, settings, lazy.resources(), provenance_tags(project), is_local)
+        tags = provenance_tags(project) | ({"git.commit": commit} if commit else {})
+        end = _train(launch, settings, lazy.resources(), tags, is_local, profile_steps)
     if isinstance(end, Finish):
         return DriveResult(end.status, launch)
     if end.kind == "input":
@@ -106,7 +114,12 @@ def train_on_ray(
 
 
 def _train(
-    launch: Launch, settings: ClusterSettings, resources: Resources, tags: Mapping[str, str], is_local: bool
+    launch: Launch,
+    settings: ClusterSettings,
+    resources: Resources,
+    tags: Mapping[str, str],
+    is_local: bool,
+    profile_steps: int | None,
 ) -> Finish | GiveUp:
     config, out_dir = launch.config, Path(launch.config.out_dir)
     run_spec = {
@@ -114,15 +127,19 @@ def _train(
         "out_dir": config.out_dir,
         "device": "cuda" if resources.gpus_per_worker else "cpu",
         "threads": resources.threads,
+        "profile_steps": profile_steps,
     }
 
     token = secrets.token_hex(16)
 
     def make_spec(max_failures: int) -> GangSpec:
-        return make_gang_spec(config.name, config.out_dir, run_spec, settings.hang_seconds, max_failures, token)
+        seconds = config.monitoring.system_metrics_seconds
+        return make_gang_spec(
+            config.name, config.out_dir, run_spec, settings.hang_seconds, max_failures, token, seconds
+        )
 
     limits = limits_of(settings, resources)
-    with _sender(config), _stop_on_signal(out_dir):
+    with _sender(config) if profile_steps is None else nullcontext(), _stop_on_signal(out_dir):
         keepers = SnapshotKeepers(config.name, token, is_local)
         end = GangLoop(out_dir, make_spec, limits, resources, keepers, is_local=is_local).run(launch.total_tokens)
         if not isinstance(end, GiveUp):

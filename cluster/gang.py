@@ -27,6 +27,7 @@ from cluster.settings import Resources
 from cluster.snapshot_keeper_actor import fetch_snapshot_memory
 from cluster.spec import GangFailed, GangSpec
 from cluster.supervisor import supervise
+from monitoring.system_metrics import node_monitoring
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ def make_gang_spec(
     hang_seconds: float | Literal["auto"],
     max_failures: int,
     token: str,
+    sample_seconds: float | None = None,
 ) -> GangSpec:
     """What the supervisors of a gang share; token: the command's secret, which their connections show."""
     return GangSpec(
@@ -51,6 +53,7 @@ def make_gang_spec(
         token=token,
         hang_seconds=hang_seconds,
         max_failures=max_failures,
+        sample_seconds=sample_seconds,
         # A fork of a process with a pool of threads hangs; ranks set their threads themselves.
         env={"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
     )
@@ -69,21 +72,22 @@ def supervise_on_ray(config: dict[str, Any]) -> None:
     folder.write_place(Place(rank, node_id, address, os.getpid()))
     memory = fetch_snapshot_memory(spec.token, rank, context.get_world_size())
     try:
-        outcome = supervise(
-            spec,
-            rank,
-            context.get_world_size(),
-            share_address=lambda own: tuple(broadcast_from_rank_zero(own)),
-            # On one machine nothing needs to listen beyond its loopback.
-            host=LOOPBACK if config["driver"][0] == LOOPBACK else address,
-            node=address,
-            local_rank=context.get_local_rank(),
-            local_world_size=context.get_local_world_size(),
-            raylet_pid=os.getppid(),
-            memory=memory,
-            # Again and again, since Ray sets a name of its own with each call to the worker.
-            on_tick=lambda: ray._raylet.setproctitle(f"headrace: supervisor {rank} of {spec.name}"),
-        )
+        with node_monitoring(spec.out_path, address, None if context.get_local_rank() else spec.sample_seconds):
+            outcome = supervise(
+                spec,
+                rank,
+                context.get_world_size(),
+                share_address=lambda own: tuple(broadcast_from_rank_zero(own)),
+                # On one machine nothing needs to listen beyond its loopback.
+                host=LOOPBACK if config["driver"][0] == LOOPBACK else address,
+                node=address,
+                local_rank=context.get_local_rank(),
+                local_world_size=context.get_local_world_size(),
+                raylet_pid=os.getppid(),
+                memory=memory,
+                # Again and again, since Ray sets a name of its own with each call to the worker.
+                on_tick=lambda: ray._raylet.setproctitle(f"headrace: supervisor {rank} of {spec.name}"),
+            )
     except GangFailed as failure:
         if rank == 0:
             folder.write_verdict(_verdict_of(failure.diagnosis))

@@ -13,6 +13,8 @@ FINAL_KINDS = frozenset({"input", "preload"})
 LOST_KINDS = frozenset({"node", "supervisor", "fenced"})
 FINAL_ERRORS = frozenset({"trainer.errors.BadNumbersError"})
 """Exceptions by which a program says that it must not be tried again."""
+ADAPTED_ERRORS = frozenset({"trainer.errors.SmallerMicroBatchError"})
+"""Exceptions by which a program says that the next attempt will go about it otherwise: no sign of standing still."""
 _EXCEPTION_KINDS = frozenset({"exception", "exit"})
 _SIGABRT = 6
 
@@ -135,9 +137,11 @@ def decide(history: tuple[Failure, ...], failure: Failure, max_failures: int) ->
 
 
 def attempts_without_step(failures: tuple[Failure, ...]) -> int:
-    """How many of the newest failures in a row completed no step that was new."""
+    """How many of the newest failures in a row completed no step that was new; those that adapted are left out."""
     best, idle = 0, 0
     for failure in failures:
+        if failure.death.error_type in ADAPTED_ERRORS:
+            continue
         idle = 0 if failure.step > best else idle + 1
         best = max(best, failure.step)
     return idle

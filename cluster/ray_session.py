@@ -10,16 +10,24 @@ from contextlib import chdir, contextmanager
 from pathlib import Path
 
 import ray
+from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 
+from cluster.access import (
+    CONNECT_SECONDS,
+    TOKEN_FILE,
+    asks_for_token,
+    keep_token_private,
+    loopback_only,
+    make_token,
+    show_token,
+    warn_if_open,
+)
 from cluster.errors import ClusterError
 
 logger = logging.getLogger(__name__)
 
 PACKAGES = ("cluster", "trainer", "data_shards", "model", "monitoring")
 LOCAL_OBJECT_STORE_BYTES = 512 << 20
-CONNECT_SECONDS = 10.0
-TOKEN_FILE = Path.home() / ".ray/auth_token"
-ANY_REQUEST = "/ray.rpc.NodeInfoGcsService/CheckAlive"
 
 # Read by Ray Train's controller and workers. A gang ends as soon as Ray knows of a loss; one that finds no room is
 # given up soon, since the driver looks for room itself; it also watches for nodes that are to be taken away. A worker
@@ -55,33 +63,17 @@ def check_address(address: str) -> None:
         ) from error
 
 
-def asks_for_token(address: str) -> bool:
-    """Whether the cluster at HOST:PORT refuses who shows no token. One that asks for none hangs who insists on it."""
-    import grpc  # type: ignore[import-untyped]  # it comes with Ray; only who has a token needs it
-
-    with grpc.insecure_channel(address) as channel:
-        ask = channel.unary_unary(ANY_REQUEST)
-        try:
-            ask(b"", timeout=CONNECT_SECONDS)
-        except grpc.RpcError as error:
-            return bool(error.code() == grpc.StatusCode.UNAUTHENTICATED)
-    return False
-
-
-def _show_token() -> None:
-    """Have Ray send the token. It read the mode when it was imported, so the variable alone would come too late."""
-    from ray._raylet import Config  # type: ignore[attr-defined]
-
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
-    Config.initialize("")
-
-
 def _project_root() -> Path:
     return Path(__file__).resolve().parent.parent
 
 
 def _runtime_env(address: str | None) -> dict[str, object]:
-    """The five packages travel to the nodes of a cluster, so that a user's own `model/` does not shadow ours."""
+    """The five packages travel to the nodes of a cluster, so that a user's own `model/` does not shadow ours.
+
+    Within a submitted job they are there already, and Ray refuses to be told of them a second time.
+    """
+    if address is not None and RAY_JOB_CONFIG_JSON_ENV_VAR in os.environ:
+        return {}
     if address is None:
         return {"env_vars": {"PYTHONPATH": str(_project_root())}}
     root = _project_root()
@@ -100,9 +92,11 @@ def ray_session(address: str | None, local_cpus: int) -> Iterator[None]:
         ClusterError: no cluster answers at the address.
     """
     os.environ.update(TRAIN_ENVIRONMENT)
+    keep_token_private(TOKEN_FILE)
     common = {"log_to_driver": False, "logging_level": logging.ERROR, "runtime_env": _runtime_env(address)}
     if address is None:
-        with chdir(_project_root()):
+        make_token(TOKEN_FILE)
+        with chdir(_project_root()), loopback_only():
             ray.init(
                 address="local",
                 num_cpus=local_cpus,
@@ -112,7 +106,7 @@ def ray_session(address: str | None, local_cpus: int) -> Iterator[None]:
             )
     else:
         if TOKEN_FILE.exists() and (address == "auto" or asks_for_token(address)):
-            _show_token()
+            show_token()
         try:
             with chdir(_project_root()):
                 ray.init(address=address, **common)
@@ -122,6 +116,7 @@ def ray_session(address: str | None, local_cpus: int) -> Iterator[None]:
                 f"none answers there ({error}). Start one with `ray start --head`, leave --address out, or, where "
                 f"the cluster asks for a token, put it into {TOKEN_FILE}."
             ) from error
+        warn_if_open(ray.get_runtime_context().gcs_address)
     try:
         yield
     finally:

@@ -65,7 +65,7 @@ def final_report(config: RunConfig, out_dir: Path, model_dir: Path | None) -> st
 
 def command_name() -> str:
     """How this command is typed from here: `headrace` where it is on the path, else where it lies."""
-    if shutil.which("headrace"):
+    if shutil.which("headrace") or sys.argv[0].endswith(".py"):  # run as a module, as jobs run it
         return "headrace"
     program, here = Path(sys.argv[0]).absolute(), Path.cwd()
     return str(program.relative_to(here)) if program.is_relative_to(here) else str(program)

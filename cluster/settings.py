@@ -31,6 +31,9 @@ class ClusterSettings(BaseModel):
         10, ge=0, description="restarts that a command may make in all, of ranks within a gang and of whole gangs"
     )
     max_preemptions: int = Field(100, ge=0, description="restarts after nodes were taken away")
+    max_driver_restarts: int = Field(
+        5, ge=0, description="times that a submitted job starts its driver anew after a signal has ended it"
+    )
     wait_seconds: float = Field(600.0, gt=0, description="how long a run waits for room for its workers (the fewest)")
     hang_seconds: float | Literal["auto"] = Field(
         "auto", description="silence after which a rank counts as dead, from 1 s; auto: ten of its steps, 5 to 30 s"

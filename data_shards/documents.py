@@ -7,6 +7,7 @@ from data_shards import (
     json_lines,
     megatron_source,
     parquet_source,
+    reader_source,
     record_source,
     text_records,
     token_source,
@@ -26,6 +27,7 @@ _READERS: Mapping[str, Read] = {
     "webdataset": webdataset_source.read,
     "tokens": token_source.read,
     "megatron": megatron_source.read,
+    "reader": reader_source.read,
 }
 
 

@@ -131,7 +131,18 @@ def parse_manifest(data: bytes, path: Path) -> tuple[Shard, ...]:
         raise DataError(f"{path}: not a manifest of this format ({error}): run prepare again") from error
     blocks = (Blocks(store, row) for row in range(facts.num_rows))
     *columns, text_bytes = (column.to_pylist() for column in facts.columns)
+    for name in facts.column("path").to_pylist():
+        if not _stays_inside(name):
+            raise DataError(
+                f"{path}: a shard's path must lie in the dataset's folder, found {name!r}: get the dataset from a "
+                "source that you trust, or prepare it again"
+            )
     return tuple(Shard(*row) for row in zip(*columns, blocks, text_bytes, strict=True))
+
+
+def _stays_inside(name: str) -> bool:
+    """Whether a file of that name lies under the folder that it is joined to."""
+    return bool(name) and not name.startswith("/") and ".." not in name.split("/")
 
 
 def counts(shards: Iterable[Shard]) -> dict[str, dict[str, dict[str, int]]]:

@@ -46,7 +46,9 @@ class Piece:
         file = self.file
         stretch = [] if _content(file) in _COUNTED_IN_BYTES else [self.start, self.end]
         manner = [file.format, file.compression, file.field, file.document, file.container]
-        return [*manner, self.digest, stretch, *([file.task] if file.task else [])]
+        function = file.reader.rpartition(":")[2]
+        own = [file.task] if file.task else [function, file.reader_digest] if file.reader else []
+        return [*manner, self.digest, stretch, *own]
 
 
 PieceCutter = Callable[[FoundFile, int], tuple[Piece, ...]]

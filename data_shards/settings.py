@@ -5,11 +5,13 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from data_shards.named_function import is_named, resolve_name
 from data_shards.task_settings import TASK_FORMATS, ClassTask, Task
 
 _WILDCARDS = frozenset("*?[")
 # Every byte needs a token of its own, and <|endoftext|> is one more.
 SMALLEST_VOCABULARY = 257
+FORMATS = ("auto", "text", "jsonl", "parquet", "arrow", "webdataset", "tokens", "megatron")
 # What holds ids instead of text, and so cannot be tokenised, trained on by a tokenizer, or cut into sentences.
 TOKEN_FORMATS = ("tokens", "megatron")
 _FORMATS_WITH_FIELD = ("jsonl", "parquet", "arrow", "webdataset", "tokens")
@@ -25,8 +27,10 @@ class SourceSettings(BaseModel):
         description="a file, a pattern such as corpus/**/*.txt, or the folder of a Hugging Face dataset; "
         "s3://..., gs://... and what else fsspec knows",
     )
-    format: Literal["auto", "text", "jsonl", "parquet", "arrow", "webdataset", "tokens", "megatron"] = Field(
-        "auto", description="auto goes by the file's suffix; tokens are lists of ids in Parquet, Arrow or JSONL files"
+    format: str = Field(
+        "auto",
+        description="auto (by the file's suffix), text, jsonl, parquet, arrow, webdataset, megatron, tokens (lists of "
+        "ids in Parquet, Arrow or JSONL files), or MODULE:FUNCTION, a reader of yours (docs/extending.md)",
     )
     field: str | None = Field(
         None,
@@ -55,13 +59,29 @@ class SourceSettings(BaseModel):
     def _accept_a_bare_path(cls, value: Any) -> Any:
         return {"path": value} if isinstance(value, str) else value
 
+    @field_validator("format")
+    @classmethod
+    def _is_known_or_a_reader(cls, value: str) -> str:
+        if value not in FORMATS and not is_named(value):
+            raise ValueError(f"must be {', '.join(FORMATS)}, or MODULE:FUNCTION of a reader")
+        return value
+
+    @field_validator("path")
+    @classmethod
+    def _refuse_commands(cls, value: str) -> str:
+        if value.startswith("pipe:"):
+            raise ValueError(
+                "must be a file, a pattern or an address; a command (pipe:) is never run: write its output"
+            )
+        return value
+
     @model_validator(mode="after")
     def _refuse_what_would_not_be_used(self) -> Self:
         if self.format not in ("auto", "text") and self.document != "file":
             raise ValueError(
                 f"document: {self.document} is for text files, but format is {self.format}: leave document out"
             )
-        if self.format in ("text", "megatron") and self.field is not None:
+        if self.field is not None and (self.format in ("text", "megatron") or is_named(self.format)):
             raise ValueError(
                 f"field: {self.field} is for {', '.join(_FORMATS_WITH_FIELD)}, but format is {self.format}: "
                 "leave field out"
@@ -247,10 +267,12 @@ def resolve_paths(settings: DataSettings, base: Path) -> DataSettings:
     Addresses (s3://...) stay as they are.
     """
 
+    def resolved(source: SourceSettings) -> dict[str, Any]:
+        format = resolve_name(source.format, base) if is_named(source.format) else source.format
+        return {"path": _absolute(source.path, base), "name": source.label, "format": format}
+
     def sources(given: tuple[SourceSettings, ...]) -> tuple[SourceSettings, ...]:
-        return tuple(
-            source.model_copy(update={"path": _absolute(source.path, base), "name": source.label}) for source in given
-        )
+        return tuple(source.model_copy(update=resolved(source)) for source in given)
 
     changes: dict[str, Any] = {"sources": sources(settings.sources)}
     if settings.val_sources is not None:

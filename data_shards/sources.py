@@ -5,20 +5,22 @@ import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO, Literal, cast
 
 import zstandard
 
 from data_shards.errors import DataError
 from data_shards.hugging_face_folder import data_files
+from data_shards.named_function import is_named, load_function, module_digest
 from data_shards.settings import SourceSettings, is_remote
 from data_shards.source_files import FileState, find, is_folder, open_source, reading, states
 from data_shards.task_settings import TASK_FORMATS, task_text
 
-Format = Literal["text", "jsonl", "parquet", "arrow", "webdataset", "tokens", "megatron"]
+Format = Literal["text", "jsonl", "parquet", "arrow", "webdataset", "tokens", "megatron", "reader"]
 Compression = Literal["", "gz", "zst"]
 
 CHUNK_BYTES = 1 << 18
+_READER_FIELD = "data.sources.format"
 _FORMATS: dict[str, Format] = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
@@ -49,6 +51,8 @@ class SourceFile:
     document: str
     container: str = ""  # of tokens: jsonl, parquet or arrow
     task: str = ""  # `task_text`, where it holds records of a task
+    reader: str = ""  # the function that reads it, where it is the user's own, and the digest of its module
+    reader_digest: str = ""
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -141,8 +145,12 @@ def _files_of_folder(source: SourceSettings, setting: str) -> dict[str, FileStat
 
 
 def _source_file(name: str, source: SourceSettings) -> SourceFile:
+    if is_named(source.format):
+        load_function(source.format, _READER_FIELD)
+        digest = module_digest(source.format, _READER_FIELD)
+        return SourceFile(name, "reader", "", "", "file", reader=source.format, reader_digest=digest)
     suffix, compression = _suffix_of(name)
-    kind = source.format if source.format != "auto" else _format_of(name, suffix)
+    kind = cast(Format, source.format) if source.format != "auto" else _format_of(name, suffix)
     container = _container_of(name, suffix) if kind == "tokens" else ""
     _refuse_compressed(name, container or kind, compression)
     if source.task is not None and kind not in TASK_FORMATS:

@@ -161,7 +161,8 @@ def corpus_fingerprint(units: Iterable[Unit]) -> str:
 
 def _manner(file: SourceFile) -> tuple[str, ...]:
     """How a file is read: all of it but the path."""
-    return file.format, file.compression, file.field, file.document, file.container, file.task
+    how = (file.format, file.compression, file.field, file.document, file.container, file.task)
+    return (*how, file.reader, file.reader_digest) if file.reader else how
 
 
 def _cut_all(files: Sequence[FoundFile], unit_bytes: int, cut: PieceCutter) -> Iterator[tuple[Piece, ...]]:

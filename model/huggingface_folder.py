@@ -102,6 +102,9 @@ def _open_files(folder: Path) -> Iterator[Any]:
     names = ["model.safetensors"]
     if index.exists():
         names = sorted(set(read_json(index).get("weight_map", {}).values()))
+        for name in names:
+            if Path(name).name != name:
+                raise ModelError(f"{index}: weight_map: must name files beside it, found {name!r}; copy them there")
     for path in (folder / name for name in names):
         try:
             yield safe_open(path, framework="pt", device="cpu")

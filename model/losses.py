@@ -16,6 +16,11 @@ _CHUNK_LOGITS_GPU = 2**26
 _CHUNK_ROWS_LEAST = 256
 
 
+def chunk_rows(vocab_rows: int, device: str) -> int:
+    """Rows of logits that are held at once, [rows, vocab_rows], on a device of this kind ("cpu" or "cuda")."""
+    return max(_CHUNK_ROWS_LEAST, (_CHUNK_LOGITS_CPU if device == "cpu" else _CHUNK_LOGITS_GPU) // vocab_rows)
+
+
 class _Result(NamedTuple):
     loss: Tensor  # scalar
     d_hidden_nc: Tensor | None
@@ -50,8 +55,7 @@ def chunked_cross_entropy(
     them by the incoming gradient, so that a loss scale rescues what fp16 would round to zero.
     """
     if chunk_tokens is None:
-        logits_held = _CHUNK_LOGITS_CPU if hidden_nc.device.type == "cpu" else _CHUNK_LOGITS_GPU
-        chunk_tokens = max(_CHUNK_ROWS_LEAST, logits_held // weight_vc.shape[0])
+        chunk_tokens = chunk_rows(weight_vc.shape[0], hidden_nc.device.type)
     arguments = hidden_nc, weight_vc, bias_v, labels_n, weights_n, vocab_size, chunk_tokens, z_loss
     if not torch.is_grad_enabled():  # autograd would say that gradients are needed, and they cost two thirds
         return _loss_and_gradients(*arguments, needs_grad=(False, False, False)).loss

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from monitoring.addresses import holds_secret, without_secrets
 from monitoring.errors import MonitoringError
 from monitoring.forward import ImportReport, import_journal
 from monitoring.journal import attempt_paths
@@ -30,8 +31,13 @@ def dashboard_command(tracking_uri: str, host: str = "127.0.0.1", port: int = 50
     """The command that serves a database store; MonitoringError if the address is that of a server already."""
     if tracking_uri.startswith(("http://", "https://")):
         raise MonitoringError(
-            f"monitoring.tracking_uri: a dashboard is served from a database, found the server {tracking_uri}; "
-            f"open that address in a browser"
+            f"monitoring.tracking_uri: a dashboard is served from a database, found the server "
+            f"{without_secrets(tracking_uri)}; open that address in a browser"
+        )
+    if holds_secret(tracking_uri):
+        raise MonitoringError(
+            f"--tracking-uri {without_secrets(tracking_uri)}: must hold no password, since all users of a machine see "
+            f"the arguments of its processes; set PGPASSWORD (or the database's own variable) in the environment"
         )
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", tracking_uri]
     root = artifact_root(tracking_uri)

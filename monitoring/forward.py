@@ -15,13 +15,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from monitoring.columns import believed_columns
 from monitoring.errors import MonitoringError
+from monitoring.goodput import goodput_of
 from monitoring.history import believed, read_fence
-from monitoring.journal import JournalReader, Positions, Record, journal_dir, read_records, records_between, sender_lock
+from monitoring.journal import (
+    JournalReader,
+    Positions,
+    Record,
+    journal_dir,
+    read_records,
+    records_between,
+    sender_lock,
+    sent_paths,
+)
+from monitoring.journal_columns import read_columns
 from monitoring.mlflow_store import MlflowRun, StoreErrors
 from monitoring.runs import read_run_folder
 from monitoring.settings import default_tracking_uri
-from monitoring.translate import Translator, Update
+from monitoring.translate import GOODPUT_TAG, Translator, Update
 
 _PIECE_BYTES = 64 * 1024  # of the journal: about 200 steps; little to send again after a kill
 
@@ -56,7 +68,7 @@ class Forwarder:
         self._translator = Translator()
         sent, sending = self._log.read()
         before = self._translate(records_between(out_dir, {}, sent))
-        self._reader = JournalReader(out_dir, sending)
+        self._reader = JournalReader(out_dir, sending, sent_paths)
         interrupted = self._translate(records_between(out_dir, sent, sending))
         self._pending: Update | None = interrupted if sent != sending else None
         self.points = 0
@@ -69,6 +81,8 @@ class Forwarder:
         if self._pending is None:
             return False
         self._run.send(self._pending)
+        if self._pending.model is not None:
+            self._run.add_model(self._pending.model)
         self._log.write(sent=self._reader.positions, sending=self._reader.positions)
         self.points += len(self._pending.points)
         self.status = self._pending.status or self.status
@@ -92,16 +106,27 @@ class Forwarder:
         return self._reader.positions
 
     def add_plot(self) -> None:
-        """Draws the losses of the whole journal, and a classifier's confusion matrix; stores them with the run."""
+        """Draws the losses, where the time went, and a classifier's confusion matrix; stores them with the run."""
         # Imported here: the drawing library is 35 MB that a sender needs once, at the end.
         from monitoring.confusion import newest_confusion, save_confusion
         from monitoring.plot import save_loss_plot
 
         records, folder = list(read_records(self._out_dir)), journal_dir(self._out_dir)
         self._run.add_file(save_loss_plot(records, folder / "loss.png"))
+        self._add_goodput(folder)
         if (evaluation := newest_confusion(records)) is not None:
             for path in save_confusion(evaluation, folder):
                 self._run.add_file(path)
+
+    def _add_goodput(self, folder: Path) -> None:
+        """Where the time went, as a picture and a tag. Reading the columns keeps them for later comparisons, too."""
+        from monitoring.goodput_plot import save_goodput_plot
+
+        fence = read_fence(self._out_dir)
+        spent = goodput_of(believed_columns(read_columns(self._out_dir), fence), fence)
+        self._run.add_file(save_goodput_plot(spent, folder / "goodput.png"))
+        if spent.ratio is not None:
+            self._run.send(Update(tags={GOODPUT_TAG: f"{spent.ratio:.4f}"}))
 
     def _next_piece(self) -> Update | None:
         before = self._reader.positions

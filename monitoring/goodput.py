@@ -1,8 +1,8 @@
-"""Where the time of a run went, from its journal. Pure: records in, seconds by cause out; they sum to the wall time.
+"""Where the time of a run went, from its journal. Pure: records in, time by cause out; the sum is the wall time.
 
 The measure is Google's ML goodput and Meta's effective training time ratio: time spent on steps that count, each once,
 over the wall time. A run's wall time goes from its first attempt's number to its last record, without the time in which
-nobody wanted it to run: from a stop on request, or the end, to the next attempt.
+nobody wanted it to run: from a stop on request, or the end, to the next attempt. Amounts are whole microseconds.
 """
 
 from __future__ import annotations
@@ -11,25 +11,41 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from monitoring.history import WATCHERS_EVENTS, Fence, believed
-from monitoring.journal import Record, is_step, last_values, number
+import numpy as np
+from numpy.typing import NDArray
+
+from monitoring.columns import Columns, Steps, believed_columns, columns_of, counted_steps
+from monitoring.history import WATCHERS_EVENTS, Fence
+from monitoring.journal import Record, number
 
 CAUSES: Mapping[str, str] = {
     "steps": "steps that count, without their wait for data: what a run is for",
     "data_wait": "waiting for the batches of those steps",
-    "replayed": "steps that were run again later, and the part of a step that a failure cut off",
+    "replayed": "steps that were run again later or whose numbers were bad, and the part of one that a failure cut off",
     "evaluation": "held-out losses and samples",
     "save_stalls": "the loop stood still for a checkpoint",
-    "init": "from an attempt's number to its first word, without its load; attempts after a failure are recovery",
+    "borders": "the rest of the loop at its step borders, where it keeps snapshots and looks after its saves",
+    "init": "from an attempt's number to its first word, without its load, and the change of stages",
     "load": "reading a checkpoint or snapshot, likewise",
     "detection": "from a failure to the word of it; from the last record where the moment is not known",
     "recovery": "from that word to the start of the next attempt",
-    "waiting": "between gangs, for a back-off and for room; after a run that gave up, for someone to start it again",
     "resize": "from the save for another number of workers, or for a preemption, to the start of the next attempt",
-    "other": "the rest within attempts: between steps, and since the newest record of one that runs or broke off",
+    "waiting": "between gangs, for a back-off and for room; after a run that gave up, for someone to start it again",
 }
 
+KINDS: Mapping[str, tuple[str, ...]] = {
+    "step": ("steps",),
+    "data wait": ("data_wait",),
+    "evaluation": ("evaluation",),
+    "save": ("save_stalls", "borders"),
+    "restart": ("init", "load", "detection", "recovery", "resize"),
+    "lost work": ("replayed",),
+    "queue": ("waiting",),
+}
+"""The causes, each in one kind: what is told at a glance."""
+
 _ASKED_FOR = ("made_way", "preemption")  # kinds of `gang_restart` that follow a save, not a failure
+_UNWANTED = "unwanted"  # the time that is none of the run's
 
 
 @dataclass(frozen=True)
@@ -53,7 +69,9 @@ class Goodput:
 
     wall_seconds: float
     ratio: float | None  # effective training time over wall time; None: no time has passed
-    seconds: Mapping[str, float]  # by cause, see CAUSES; the sum is wall_seconds
+    seconds: Mapping[str, float]  # by cause, see CAUSES; the sum is wall_seconds, but for rounding
+    microseconds: Mapping[str, int]  # by kind, see KINDS; the sum is wall_microseconds, exactly
+    wall_microseconds: int
     steps: int  # that count
     replayed_steps: int  # that were run and do not count
     failures: tuple[Failure, ...]
@@ -62,34 +80,59 @@ class Goodput:
     excluded_sequences: int  # positions left out because they could not be read
     bad_steps: int  # steps with a bad loss or gradient
     failed_saves: int
+    began: float  # unix seconds
+    pauses: tuple[tuple[float, float], ...]  # unix seconds from, until: when nobody wanted it to run
+
+    def run_seconds(self, times: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The run's own time at those unix seconds: since it began, without the pauses."""
+        passed = sum((np.clip(times - start, 0.0, end - start) for start, end in self.pauses), np.zeros(len(times)))
+        own: NDArray[np.float64] = times - self.began - passed
+        return own
 
 
 @dataclass
 class _Attempt:
-    """What one attempt's own processes wrote, by time, and what was written of it."""
+    """What one attempt's own processes wrote, by time, and what was written of it. Times in microseconds."""
 
     number: int
-    taken: float
-    records: list[Record] = field(default_factory=list)
+    taken: int
+    steps: Steps
+    counted: NDArray[np.bool_]  # of the steps
+    events: list[Record] = field(default_factory=list)
     watchers: list[Record] = field(default_factory=list)
 
     @property
-    def start(self) -> Record | None:
+    def begin(self) -> int | None:
         """The first record of one that got as far as training."""
-        return next((record for record in self.records if record.get("event") == "start" or is_step(record)), None)
+        starts = [_us(record) for record in self.events if record.get("event") == "start"]
+        return min([*starts[:1], *_times(self.steps)[:1].tolist()], default=None)
 
     @property
-    def steps(self) -> list[Record]:
-        return [record for record in self.records if is_step(record)]
+    def load_seconds(self) -> float:
+        """What the start told of its load."""
+        start = next((record for record in self.events if record.get("event") == "start"), None)
+        return max(0.0, number(start, "load_seconds") or 0.0) if start is not None else 0.0
 
     @property
-    def last_time(self) -> float:
-        return max((float(record["time"]) for record in self.records), default=self.taken)
+    def last(self) -> int:
+        newest = [*map(_us, self.events[-1:]), *_times(self.steps)[-1:].tolist()]
+        return max(newest, default=self.taken)
+
+    @property
+    def is_heard_of(self) -> bool:
+        """Whether there is any record of it."""
+        return bool(len(self.steps) or self.events or self.watchers)
+
+    @property
+    def last_word(self) -> int:
+        """The newest record that it wrote or that tells of it."""
+        own = [self.last] if len(self.steps) or self.events else []
+        return max([*own, *map(_us, self.watchers)], default=self.taken)
 
     @property
     def ending(self) -> str:
         """finished, stopped, failed, resize, or empty for one that broke off."""
-        for record in reversed(self.records):
+        for record in reversed(self.events):
             if record.get("event") == "end":
                 # A stop that the driver follows by a gang of its own accord is no stop: a resize, or a preemption.
                 goes_on = record["status"] == "stopped" and any(w["event"] == "gang_restart" for w in self.watchers)
@@ -99,9 +142,9 @@ class _Attempt:
         return "failed" if any(watcher["event"] == "end" for watcher in self.watchers) else ""
 
     @property
-    def gave_up_time(self) -> float:
+    def gave_up(self) -> int:
         """When the driver gave up, for one that failed."""
-        return max(float(watcher["time"]) for watcher in self.watchers if watcher["event"] == "end")
+        return max(_us(watcher) for watcher in self.watchers if watcher["event"] == "end")
 
     def word_of_failure(self) -> Record | None:
         """The event that tells of its end: a rank's death, else the restart of the gang."""
@@ -112,37 +155,84 @@ class _Attempt:
 def goodput(records: Iterable[Record], fence: Fence | None = None) -> Goodput:
     """Where the time of a run went; without records all is zero. `fence`: so that no outrun attempt's records count."""
     fence = fence or Fence()
-    kept = believed(records, fence)
-    counted = {id(record) for record in last_values(kept).values()}
-    attempts = _attempts(kept, fence)
-    seconds = dict.fromkeys(CAUSES, 0.0)
-    for cause, amount in _spent(attempts, counted):
-        seconds[cause] += amount
-    wall = sum(seconds.values())
-    worlds = [record["world_size"] for record in kept if record.get("event") == "start" and "world_size" in record]
-    sizes = tuple(size for i, size in enumerate(worlds) if i == 0 or worlds[i - 1] != size)
+    return goodput_of(believed_columns(columns_of(records), fence), fence)
+
+
+def goodput_of(columns: Columns, fence: Fence) -> Goodput:
+    """As `goodput`, of columns of which only the believed ones are left."""
+    _, counted = counted_steps(columns)
+    attempts = _attempts(columns, counted, fence)
+    spent = dict.fromkeys(CAUSES, 0)
+    pauses = []
+    for cause, began, amount in _spent(attempts):
+        if cause != _UNWANTED:
+            spent[cause] += amount
+        elif amount > 0:
+            pauses.append((began / 1e6, (began + amount) / 1e6))
+    wall = sum(spent.values())
+    sizes = _world_sizes(columns)
     return Goodput(
-        wall_seconds=wall,
-        ratio=seconds["steps"] / wall if wall > 0 else None,
-        seconds=seconds,
-        steps=len(counted),
-        replayed_steps=sum(is_step(record) for record in kept) - len(counted),
-        failures=tuple(_failures(attempts, counted)),
+        wall_seconds=wall / 1e6,
+        ratio=spent["steps"] / wall if wall > 0 else None,
+        seconds={cause: amount / 1e6 for cause, amount in spent.items()},
+        microseconds={kind: sum(spent[cause] for cause in causes) for kind, causes in KINDS.items()},
+        wall_microseconds=wall,
+        steps=int(counted.sum()),
+        replayed_steps=int((~counted).sum()),
+        failures=tuple(_failures(attempts)),
         resizes=tuple(pairwise(sizes)),
         world_sizes=sizes,
-        excluded_sequences=sum(r["end"] - r["start"] for r in kept if r.get("event") == "excluded"),
-        bad_steps=sum(record.get("event") == "bad_numbers" for record in kept),
-        failed_saves=sum(record.get("event") == "checkpoint_failed" for record in kept),
+        excluded_sequences=sum(r["end"] - r["start"] for r in columns.of("excluded")),
+        bad_steps=len(columns.of("bad_numbers")),
+        failed_saves=len(columns.of("checkpoint_failed")),
+        began=min((attempt.taken for attempt in attempts), default=0) / 1e6,
+        pauses=tuple(pauses),
     )
 
 
-def _attempts(records: Sequence[Record], fence: Fence) -> list[_Attempt]:
-    found = {n: _Attempt(n, time) for n, time in fence.taken.items()}
-    for record in sorted(records, key=lambda record: float(record["time"])):
-        n = record["attempt"]
-        attempt = found.setdefault(n, _Attempt(n, float(record["time"])))
-        (attempt.watchers if _is_of_watchers(record) else attempt.records).append(record)
-    return [attempt for _, attempt in sorted(found.items())]
+def _world_sizes(columns: Columns) -> tuple[int, ...]:
+    worlds = [record["world_size"] for record in columns.of("start") if "world_size" in record]
+    return tuple(size for i, size in enumerate(worlds) if i == 0 or worlds[i - 1] != size)
+
+
+def _us(record: Record) -> int:
+    return round(float(record["time"]) * 1e6)
+
+
+def _times(steps: Steps) -> NDArray[np.int64]:
+    return _whole(steps["time"])
+
+
+def _whole(seconds: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Seconds as microseconds; NaN and less than nothing is nothing."""
+    whole: NDArray[np.int64] = np.rint(np.fmax(seconds, 0.0) * 1e6).astype(np.int64)  # of NaN and 0, fmax takes 0
+    return whole
+
+
+def _attempts(columns: Columns, counted: NDArray[np.bool_], fence: Fence) -> list[_Attempt]:
+    steps = columns.steps
+    events = sorted(columns.events, key=lambda record: float(record["time"]))
+    numbers = {*fence.taken, *np.unique(steps["attempt"]).tolist(), *(record["attempt"] for record in events)}
+    found = {}
+    for n in sorted(numbers):
+        own_steps, own_counted = _own_steps(steps, counted, n)
+        times = [*(_us(record) for record in events if record["attempt"] == n), *_times(own_steps[:1]).tolist()]
+        taken = round(fence.taken[n] * 1e6) if n in fence.taken else min(times)
+        found[n] = _Attempt(n, taken, own_steps, own_counted)
+    for record in events:
+        attempt = found[record["attempt"]]
+        (attempt.watchers if _is_of_watchers(record) else attempt.events).append(record)
+    return list(found.values())
+
+
+def _own_steps(steps: Steps, counted: NDArray[np.bool_], attempt: int) -> tuple[Steps, NDArray[np.bool_]]:
+    """The steps of an attempt by time, and which of them count. Without a copy where they lie so."""
+    first, end = np.searchsorted(steps["attempt"], [attempt, attempt + 1]).tolist()
+    steps, counted = steps[first:end], counted[first:end]
+    if np.all(steps["time"][1:] >= steps["time"][:-1]):
+        return steps, counted
+    order = np.argsort(steps["time"], kind="stable")
+    return steps[order], counted[order]
 
 
 def _is_of_watchers(record: Record) -> bool:
@@ -150,34 +240,34 @@ def _is_of_watchers(record: Record) -> bool:
     return record.get("event") in WATCHERS_EVENTS or (record.get("event") == "end" and record["status"] == "failed")
 
 
-Spent = Iterator[tuple[str, float]]
+Spent = Iterator[tuple[str, int, int]]
 
 
-def _spent(attempts: Sequence[_Attempt], counted: set[int]) -> Spent:
-    """(cause, seconds): the gaps before attempts that trained, those attempts, and what came after the last."""
+def _spent(attempts: Sequence[_Attempt]) -> Spent:
+    """(cause, since when, how long): the gaps before attempts that trained, those, and what came after the last."""
     if not attempts:
         return
     now = min(attempt.taken for attempt in attempts)
     before: list[_Attempt] = []  # the last that trained, and those after it that did not come so far
     for attempt in attempts:
-        if attempt.start is None:
+        if attempt.begin is None:
             before.append(attempt)
             continue
-        began = max(now, float(attempt.start["time"]))
+        began = max(now, attempt.begin)
         yield from _gap(before, attempt, now, began)
-        last = max(began, attempt.last_time)
-        yield from _within(attempt, last - began, counted)
+        last = max(began, attempt.last)
+        yield from _within(attempt, began, last)
         now, before = last, [attempt]
-    newest = max((float(r["time"]) for a in attempts for r in (*a.records, *a.watchers)), default=now)
+    newest = max([now, *(attempt.last_word for attempt in attempts if attempt.is_heard_of)])
     if newest > now:
         yield from _gap(before, None, now, newest)
 
 
-def _gap(before: Sequence[_Attempt], attempt: _Attempt | None, now: float, until: float) -> Spent:
+def _gap(before: Sequence[_Attempt], attempt: _Attempt | None, now: int, until: int) -> Spent:
     """The time from the last record of an attempt (or the run's beginning) to the start of the next that trained."""
-    ending = before[0].ending if before and before[0].start is not None else "none"
+    ending = before[0].ending if before and before[0].begin is not None else "none"
     if ending == "resize":
-        yield "resize", until - now
+        yield "resize", now, until - now
         return
     if ending == "":
         yield from _failed_gap(before, now, until, attempt)
@@ -187,77 +277,102 @@ def _gap(before: Sequence[_Attempt], attempt: _Attempt | None, now: float, until
     if ending == "none":
         asked = now
     elif ending == "failed":
-        gave_up = min(asked, max(now, before[0].gave_up_time))
+        gave_up = min(asked, max(now, before[0].gave_up))
         yield from _failed_gap(before[:1], now, gave_up, None)
-        yield "waiting", asked - gave_up
-    load = (
-        min(until - asked, max(0.0, number(attempt.start, "load_seconds") or 0.0)) if attempt and attempt.start else 0.0
-    )
-    yield "load", load
-    yield "init", until - asked - load
+        yield "waiting", gave_up, asked - gave_up
+    else:
+        yield _UNWANTED, now, asked - now
+    load = min(until - asked, round(attempt.load_seconds * 1e6)) if attempt else 0
+    yield "load", asked, load
+    yield "init", asked + load, until - asked - load
 
 
-def _failed_gap(before: Sequence[_Attempt], now: float, until: float, attempt: _Attempt | None) -> Spent:
+def _failed_gap(before: Sequence[_Attempt], now: int, until: int, attempt: _Attempt | None) -> Spent:
     detected, failed = _moments(before, now, until, attempt)
-    yield "replayed", failed - now
-    yield "detection", detected - failed
+    yield "replayed", now, failed - now
+    yield "detection", failed, detected - failed
     waits = [_between_gangs(record) for attempt in before for record in attempt.watchers]
-    waited = min(until - detected, max(0.0, sum(waits)))
-    yield "waiting", waited
-    yield "recovery", until - detected - waited
+    waited = min(until - detected, max(0, sum(waits)))
+    yield "waiting", detected, waited
+    yield "recovery", detected + waited, until - detected - waited
 
 
-def _moments(before: Sequence[_Attempt], now: float, until: float, attempt: _Attempt | None) -> tuple[float, float]:
+def _moments(before: Sequence[_Attempt], now: int, until: int, attempt: _Attempt | None) -> tuple[int, int]:
     """When a failure was heard of, and when it happened; both between `now` and `until`."""
     word = before[0].word_of_failure() if before else None
     if word is None:
         return now, now
-    times = [float(word["time"]) - _between_gangs(word)]
+    times = [_us(word) - _between_gangs(word)]
     restart = _restart(attempt) if attempt is not None and len(before) == 1 else None
     if restart is not None:
-        times.append(float(restart["time"]) - (number(restart, "seconds") or 0.0))
+        times.append(_us(restart) - round((number(restart, "seconds") or 0.0) * 1e6))
     detected = min(until, max(now, min(times)))
     silence = number(word, "detected_seconds")
-    failed = now if silence is None else min(detected, max(now, detected - max(0.0, silence)))
+    failed = now if silence is None else min(detected, max(now, detected - round(max(0.0, silence) * 1e6)))
     return detected, failed
 
 
-def _between_gangs(record: Record) -> float:
-    """Seconds from a gang's end to the start of the next, of which the driver tells when it starts it."""
-    return (number(record, "after_seconds") or 0.0) if record.get("event") == "gang_restart" else 0.0
+def _between_gangs(record: Record) -> int:
+    """Microseconds from a gang's end to the start of the next, of which the driver tells when it starts it."""
+    seconds = (number(record, "after_seconds") or 0.0) if record.get("event") == "gang_restart" else 0.0
+    return round(seconds * 1e6)
 
 
 def _restart(attempt: _Attempt) -> Record | None:
     return next((record for record in attempt.watchers if record.get("event") == "restart"), None)
 
 
-def _within(attempt: _Attempt, total: float, counted: set[int]) -> Spent:
-    """The time of an attempt from its start to its last record, by what its records say; the rest is other."""
-    spent = dict.fromkeys(("steps", "data_wait", "replayed", "evaluation", "save_stalls"), 0.0)
-    for record in attempt.records:
-        for cause, amount in _told(record, id(record) in counted):
-            spent[cause] += max(0.0, amount)
-    told = sum(spent.values())
-    # Clocks of two kinds measure the parts and the whole.
-    scale = 1.0 if told <= total or told == 0.0 else total / told
-    yield from ((cause, amount * scale) for cause, amount in spent.items())
-    yield "other", max(0.0, total - told)
+def _within(attempt: _Attempt, began: int, last: int) -> Spent:
+    """The time of an attempt from its start to its last record, by what its records say; the rest is of borders."""
+    seconds = _whole(attempt.steps["step_seconds"])
+    waits = np.minimum(seconds, _whole(attempt.steps["data_wait_seconds"]))
+    kept = attempt.counted
+    told = {
+        "steps": int((seconds - waits)[kept].sum()),
+        "data_wait": int(waits[kept].sum()),
+        "replayed": int(seconds[~kept].sum()),
+        "evaluation": sum(_told(record, "seconds") for record in attempt.events if record.get("event") == "eval"),
+        "save_stalls": sum(_stall(record) for record in attempt.events if record.get("event") == "checkpoint"),
+        "init": 0,
+    }
+    for cause, amount in _since_the_record_before(attempt, began):
+        told[cause] += amount
+    told = _fitted(told, last - began)
+    yield from ((cause, began, amount) for cause, amount in told.items())
+    yield "borders", began, last - began - sum(told.values())
 
 
-def _told(record: Record, counts: bool) -> Spent:
-    if is_step(record):
-        seconds = max(0.0, number(record, "step_seconds") or 0.0)
-        waited = min(seconds, max(0.0, number(record, "data_wait_seconds") or 0.0))
-        yield ("steps" if counts else "replayed"), seconds - waited
-        yield ("data_wait" if counts else "replayed"), waited
-    elif record.get("event") == "eval":
-        yield "evaluation", number(record, "seconds") or 0.0
-    elif record.get("event") == "checkpoint":
-        stall = number(record, "stall_seconds")
-        yield "save_stalls", (number(record, "seconds") or 0.0) if stall is None else stall
+def _since_the_record_before(attempt: _Attempt, began: int) -> Iterator[tuple[str, int]]:
+    """The time that ended with an event: a step whose numbers were bad, and the making of another stage's engine."""
+    causes = {"bad_numbers": "replayed", "stage": "init"}
+    ends = [record for record in attempt.events if record.get("event") in causes]
+    if not ends:
+        return
+    times = np.sort(np.concatenate([_times(attempt.steps), [_us(record) for record in attempt.events], [began]]))
+    for record in ends:
+        before = int(np.searchsorted(times, _us(record), side="left"))
+        yield causes[record["event"]], max(0, _us(record) - int(times[max(0, before - 1)]))
 
 
-def _failures(attempts: Sequence[_Attempt], counted: set[int]) -> Iterator[Failure]:
+def _fitted(told: dict[str, int], total: int) -> dict[str, int]:
+    """The amounts, made smaller in proportion where they are more than the whole: two kinds of clocks measure them."""
+    whole = sum(told.values())
+    if whole <= total:
+        return told
+    less = {cause: amount * total // whole for cause, amount in told.items()}
+    largest = max(less, key=lambda cause: less[cause])
+    return {**less, largest: less[largest] + total - sum(less.values())}
+
+
+def _stall(record: Record) -> int:
+    return _told(record, "seconds" if number(record, "stall_seconds") is None else "stall_seconds")
+
+
+def _told(record: Record, key: str) -> int:
+    return round(max(0.0, number(record, key) or 0.0) * 1e6)
+
+
+def _failures(attempts: Sequence[_Attempt]) -> Iterator[Failure]:
     """One for each attempt that neither ended nor is the newest; the newest too where its end was told."""
     for index, attempt in enumerate(attempts):
         word = attempt.word_of_failure()
@@ -265,19 +380,19 @@ def _failures(attempts: Sequence[_Attempt], counted: set[int]) -> Iterator[Failu
         is_over = attempt.ending == "failed" or word is not None or not is_newest
         if attempt.ending in ("finished", "stopped", "resize") or not is_over:
             continue
-        following = next((later for later in attempts[index + 1 :] if later.start is not None), None)
-        until = float(following.start["time"]) if following is not None and following.start else float("inf")
-        now = attempt.last_time
+        following = next((later for later in attempts[index + 1 :] if later.begin is not None), None)
+        now = attempt.last
+        until = attempt.last_word if following is None or following.begin is None else following.begin
         detected, failed = _moments([attempt], now, max(now, until), following)
-        done = [float(step["time"]) for step in following.steps] if following is not None else []
+        done = _times(following.steps)[:1].tolist() if following is not None else []
         yield Failure(
             attempt=attempt.number,
             kind=str(word.get("kind", word["event"])) if word else "silence",
             reason=str(word.get("reason", "")) if word else "no word of its end",
             rank=word.get("rank") if word else None,
             node=word.get("node") if word else None,
-            step=max((record["step"] for record in attempt.steps), default=0),
-            detection_seconds=detected - failed,
-            recovery_seconds=max(0.0, done[0] - detected) if done else None,
-            replayed_steps=sum(id(record) not in counted for record in attempt.steps),
+            step=int(attempt.steps["step"].max(initial=0)),
+            detection_seconds=(detected - failed) / 1e6,
+            recovery_seconds=max(0.0, (done[0] - detected) / 1e6) if done else None,
+            replayed_steps=int((~attempt.counted).sum()),
         )

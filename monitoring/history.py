@@ -17,6 +17,8 @@ from monitoring.journal import Record
 
 # Written by supervisors and the driver, often into the file of the attempt that has just ended.
 WATCHERS_EVENTS = frozenset({"rank_dead", "hang", "restart", "gang_restart", "resize", "fenced"})
+# Of no attempt at all, and true whoever drives the run.
+_NODES_EVENT = "system"
 
 _TAKEN_FILE = re.compile(r"(\d{4,})\.json")
 _RESUMED_FILE = re.compile(r"(\d{4,})\.resumed\.json")
@@ -34,7 +36,7 @@ class Fence:
 
         A step that the newer attempt went on from passes in any case: clocks of two machines may differ.
         """
-        if record.get("event") in WATCHERS_EVENTS:
+        if record.get("event") in WATCHERS_EVENTS or record.get("event") == _NODES_EVENT:
             return True
         newer = [attempt for attempt, time in self.taken.items() if self._outran(attempt, time, record)]
         return not newer

@@ -1,7 +1,8 @@
 """The journal of a run: JSON lines, `OUT_DIR/journal/attempt-0001.jsonl` and on, one object a line.
 
 Every record has `attempt` (int) and `time` (unix seconds, float). A step record has `step` and no `event`; an event
-record has `event`, its name. Standard library only: ranks, supervisors and the sender all import it.
+record has `event`, its name. Beside them nodes write `node-NODE.jsonl`, of events without an attempt, which only the
+sender reads. Standard library only: ranks, supervisors and the sender all import it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import os
 import re
 import select
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,16 @@ def attempt_paths(out_dir: Path) -> list[Path]:
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     numbers = sorted((int(match.group(1)), name) for name in names if (match := _ATTEMPT_FILE.fullmatch(name)))
     return [folder / name for _, name in numbers]
+
+
+def node_path(out_dir: Path, node: str) -> Path:
+    """The file that a node's monitor writes."""
+    return journal_dir(out_dir) / f"node-{re.sub(r'[^A-Za-z0-9._-]', '_', node)}.jsonl"
+
+
+def sent_paths(out_dir: Path) -> list[Path]:
+    """All files that go to MLflow: those of the attempts, then those of the nodes."""
+    return [*attempt_paths(out_dir), *sorted(journal_dir(out_dir).glob("node-*.jsonl"))]
 
 
 def encode(record: Mapping[str, Any]) -> bytes:
@@ -155,9 +166,15 @@ class PipeJournal:
 class JournalReader:
     """Reads on in the journal of a run: whole lines of all attempts, each once."""
 
-    def __init__(self, out_dir: Path, positions: Mapping[str, int] | None = None) -> None:
-        """Starts at the beginning, or where `positions` (of an earlier reader) says."""
+    def __init__(
+        self,
+        out_dir: Path,
+        positions: Mapping[str, int] | None = None,
+        paths: Callable[[Path], Sequence[Path]] = attempt_paths,
+    ) -> None:
+        """Starts at the beginning, or where `positions` (of an earlier reader) says. paths: the files it reads."""
         self._out_dir = out_dir
+        self._paths = paths
         self._positions: Positions = dict(positions or {})
 
     @property
@@ -172,7 +189,7 @@ class JournalReader:
         """
         records: list[Record] = []
         room = limit_bytes if limit_bytes is not None else math.inf
-        for path in attempt_paths(self._out_dir):
+        for path in self._paths(self._out_dir):
             if room <= 0:
                 break
             start = self._positions.get(path.name, 0)
@@ -196,8 +213,8 @@ def read_records(out_dir: Path) -> Iterator[Record]:
 
 
 def records_between(out_dir: Path, start: Mapping[str, int], end: Mapping[str, int]) -> Iterator[Record]:
-    """The records from the positions `start` to the positions `end` of a `JournalReader`, attempt by attempt."""
-    for path in attempt_paths(out_dir):
+    """The records from the positions `start` to the positions `end` of a `JournalReader`, file by file."""
+    for path in sent_paths(out_dir):
         for line_end, record in _whole_lines(path, start.get(path.name, 0)):
             if line_end > end.get(path.name, 0):
                 break

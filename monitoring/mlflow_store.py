@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,13 +26,14 @@ ENVIRONMENT = {
 for _name, _value in ENVIRONMENT.items():
     os.environ.setdefault(_name, _value)
 
-from mlflow.entities import Metric, Param, RunTag, ViewType  # noqa: E402
-from mlflow.exceptions import MlflowException  # noqa: E402
-from mlflow.tracking import MlflowClient  # noqa: E402
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag, ViewType  # noqa: E402
+from mlflow.exceptions import MlflowException as MlflowException  # noqa: E402
+from mlflow.tracking import MlflowClient as MlflowClient  # noqa: E402
+from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT  # noqa: E402
 from sqlalchemy.exc import SQLAlchemyError  # noqa: E402
 
 from monitoring.errors import MonitoringError  # noqa: E402
-from monitoring.translate import RUN_ID_TAG, Update  # noqa: E402
+from monitoring.translate import RUN_ID_TAG, DatasetUse, ExportedModel, Update  # noqa: E402
 
 _METRICS_PER_CALL = 1000  # MLflow's limit
 _TEXTS_PER_CALL = 20  # keeps a call with the longest values under MLflow's limit of 1 MB
@@ -89,6 +91,8 @@ class MlflowRun:
             metrics = [Metric(point.key, point.value, point.time_ms, point.step) for point in update.points]
             for some_metrics in _chunks(metrics, _METRICS_PER_CALL):
                 self._client.log_batch(self.mlflow_run_id, metrics=some_metrics)
+            if update.datasets:  # a dataset of the same name and digest is kept once
+                self._client.log_inputs(self.mlflow_run_id, [_dataset_input(use) for use in update.datasets])
             if update.run_file is not None:
                 self._client.log_text(self.mlflow_run_id, update.run_file, "run.yaml")
             self._set_status(update)
@@ -97,6 +101,13 @@ class MlflowRun:
         """Stores a file as an artefact under its own name; replaces an older one."""
         with one_writer(self._tracking_uri):
             self._client.log_artifact(self.mlflow_run_id, str(path))
+
+    def add_model(self, exported: ExportedModel) -> None:
+        """Logs an exported model as an MLflow model named `model`, unless the run has that one already."""
+        # Imported here: MLflow's models and what they import take a second that no other update needs.
+        from monitoring.model_package import log_model
+
+        log_model(self._client, self.mlflow_run_id, exported, partial(one_writer, self._tracking_uri))
 
     def _send_params(self, params: dict[str, str]) -> None:
         for some in _chunks([Param(key, value) for key, value in params.items()], _TEXTS_PER_CALL):
@@ -108,6 +119,11 @@ class MlflowRun:
             self._client.update_run(self.mlflow_run_id, status="RUNNING")
         elif update.status is not None:
             self._client.set_terminated(self.mlflow_run_id, update.status, update.end_time_ms)
+
+
+def _dataset_input(use: DatasetUse) -> DatasetInput:
+    dataset = Dataset(use.name, use.digest, use.source_type, use.source, use.schema, use.profile)
+    return DatasetInput(dataset, [InputTag(MLFLOW_DATASET_CONTEXT, use.context)])
 
 
 @contextmanager

@@ -92,13 +92,15 @@ def list_runs(runs_dir: Path = RUNS_DIR) -> list[RunFolder]:
 def find_run(text: str, runs_dir: Path = RUNS_DIR) -> RunFolder:
     """The run that `text` means: its folder, the name of its folder in `runs_dir`, its run id, or its name.
 
+    The id of a job that was submitted for it (the run id, `-` and a number) means the run too.
+
     MonitoringError if there is none, or if several runs have that name.
     """
     for folder in (Path(text), runs_dir / text):
         if (folder / "run.json").is_file():
             return read_run_folder(folder)
     runs = list_runs(runs_dir)
-    found = [run for run in runs if run.run_id == text] or [run for run in runs if run.name == text]
+    found = [run for run in runs if is_id_of(text, run.run_id)] or [run for run in runs if run.name == text]
     if len(found) == 1:
         return found[0]
     if found:
@@ -109,6 +111,12 @@ def find_run(text: str, runs_dir: Path = RUNS_DIR) -> RunFolder:
         f"RUN {text!r}: must be a run's name, folder or id, found neither a folder with a run.json nor such a run "
         f"in {runs_dir.absolute()} (newest there: {known}); check the spelling or give the folder"
     )
+
+
+def is_id_of(text: str, run_id: str) -> bool:
+    """Whether `text` is the run's id or that of one of its submissions."""
+    rest = text.removeprefix(run_id)
+    return text.startswith(run_id) and (rest == "" or (rest[0] == "-" and rest[1:].isdigit()))
 
 
 def _to_json(run: RunFolder) -> str:

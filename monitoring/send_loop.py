@@ -112,4 +112,6 @@ class SendLoop:
     def _is_over(self, known: Mapping[str, int]) -> bool:
         if self._forwarder is None or not self._has_ended():
             return False
-        return any(end > known.get(name, 0) for name, end in self._forwarder.positions.items())
+        # A node's samples go on after an end, and are no sign of a new one.
+        names = {path.name for path in attempt_paths(self._out_dir)}
+        return any(end > known.get(name, 0) for name, end in self._forwarder.positions.items() if name in names)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-_PASSWORD = re.compile(r"(://[^/@:]*):[^/@]*@")
+from monitoring.addresses import holds_secret, without_secrets
+
 _SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https")
 
 
@@ -24,6 +25,16 @@ class MonitoringSettings(BaseModel):
     experiment: str = Field(
         default="headrace", min_length=1, description="MLflow experiment that the run is filed under; made if absent."
     )
+    system_metrics_seconds: float | None = Field(
+        default=10.0,
+        ge=1,
+        allow_inf_nan=False,
+        description="how often each node's processor, memory, disk, network and GPUs are sampled; null: never",
+    )
+    log_model: bool = Field(
+        default=True,
+        description="whether `headrace run` logs the exported model for mlflow.pyfunc.load_model, a copy in the store",
+    )
 
     @field_validator("tracking_uri")
     @classmethod
@@ -34,13 +45,13 @@ class MonitoringSettings(BaseModel):
         if scheme is None or scheme.group(1) not in _SCHEMES:
             raise ValueError(
                 f"must be the address of an MLflow server (http://HOST:PORT) or a database (sqlite:///FILE), "
-                f"found {value!r}; MLflow's plain folder store is not supported, write sqlite:///FILE"
+                f"found {without_secrets(value)!r}; MLflow's plain folder store is not supported, write sqlite:///FILE"
             )
-        shown = _PASSWORD.sub(r"\1:...@", value)
-        if shown != value:
+        if holds_secret(value):
             raise ValueError(
-                f"must hold no password, since the run file is stored with the run, found {shown!r}; set "
-                f"MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or PGPASSWORD) in the environment"
+                f"must hold no password, since the run file is stored with the run, found "
+                f"{without_secrets(value)!r}; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or "
+                f"PGPASSWORD) in the environment"
             )
         return value
 

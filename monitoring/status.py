@@ -10,6 +10,7 @@ from typing import Any
 from monitoring.goodput import Goodput, goodput
 from monitoring.history import Fence, believed
 from monitoring.journal import Record, last_values, number, without_nonfinite
+from monitoring.rank_times import slowest_rank_text
 from monitoring.units import duration
 
 STALLED_SECONDS = 60.0
@@ -36,6 +37,7 @@ class RunStatus:
     checkpoint_step: int | None
     attempts: int
     quiet_seconds: float | None  # since the newest record
+    slowest_rank: str | None  # at the newest look at all ranks
     goodput: Goodput
 
 
@@ -69,6 +71,7 @@ def run_status(
         checkpoint_step=(_newest(kept, "checkpoint") or {}).get("step"),
         attempts=len({*fence.taken, *(record["attempt"] for record in records)}),
         quiet_seconds=quiet,
+        slowest_rank=slowest_rank_text([record for record in kept if record.get("event") == "rank_times"]),
         goodput=goodput(records, fence),
     )
 
@@ -127,6 +130,7 @@ def to_text(status: RunStatus) -> str:
         ("speed", _speed(status)),
         ("checkpoint", "none" if status.checkpoint_step is None else f"step {status.checkpoint_step:,}"),
         ("attempts", _attempts(status)),
+        ("slowest", status.slowest_rank or ""),
         ("goodput", goodput_text(status.goodput)),
     ]
     lines = [f"{label:<11} {text}" for label, text in rows if text]
@@ -135,11 +139,13 @@ def to_text(status: RunStatus) -> str:
 
 
 def goodput_text(spent: Goodput) -> str:
-    """The effective-training-time ratio, and the other causes by size."""
+    """The effective-training-time ratio, and the other kinds of time by size."""
     if spent.ratio is None:
         return ""
-    others = sorted(((s, cause) for cause, s in spent.seconds.items() if cause != "steps" and s >= 0.05), reverse=True)
-    shares = ", ".join(f"{cause.replace('_', ' ')} {seconds:.1f} s" for seconds, cause in others)
+    others = sorted(
+        ((us, kind) for kind, us in spent.microseconds.items() if kind != "step" and us >= 50_000), reverse=True
+    )
+    shares = ", ".join(f"{kind} {us / 1e6:.1f} s" for us, kind in others)
     return f"{spent.ratio:.1%} of {duration(spent.wall_seconds)} in steps that count" + (shares and f"; {shares}")
 
 

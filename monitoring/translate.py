@@ -13,12 +13,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from monitoring.journal import Record, is_step, number
+from monitoring.rank_times import rank_metrics, slowest_rank_text
 
 MAX_PARAM_LENGTH = 6000  # MLflow's limits, in characters
 MAX_TAG_LENGTH = 8000
 MAX_KEY_LENGTH = 250
+MAX_DIGEST_LENGTH = 36  # a dataset's; its tags and profile have all of the fingerprint
 
 RUN_ID_TAG = "headrace.run_id"
+GOODPUT_TAG = "headrace.goodput"  # effective training time over wall time, as of the newest end
 
 _NO_METRIC = frozenset({"step", "attempt", "time", "sequence_hash"})
 _EVALUATION_KEYS = ("val_loss", "unigram_loss", "val_accuracy", "val_macro_f1")
@@ -36,6 +39,29 @@ class Point:
     step: int
 
 
+@dataclass(frozen=True)
+class DatasetUse:
+    """A dataset that the run read, in MLflow's words: schema, source and profile are JSON."""
+
+    name: str
+    digest: str
+    source_type: str
+    source: str
+    schema: str
+    profile: str
+    context: str  # training or validation
+
+
+@dataclass(frozen=True)
+class ExportedModel:
+    """An exported model that is to be logged. key tells it from those of other steps of the run."""
+
+    folder: str
+    key: str
+    step: int
+    texts: tuple[str, ...]  # names of the columns that it takes
+
+
 @dataclass
 class Update:
     """What some records change in MLflow."""
@@ -46,6 +72,8 @@ class Update:
     status: str | None = None  # MLflow's word; None: as it was
     end_time_ms: int | None = None
     run_file: str | None = None
+    datasets: list[DatasetUse] = field(default_factory=list)
+    model: ExportedModel | None = None
     started: bool = False  # a start event was among the records
 
 
@@ -54,6 +82,7 @@ class Translator:
 
     def __init__(self) -> None:
         self._seen: dict[str, set[int]] = {}
+        self._samples: dict[str, int] = {}  # the newest sample's number, by node
 
     def translate(self, records: Iterable[Record]) -> Update:
         """The update that these records make, given all records translated before."""
@@ -80,14 +109,21 @@ class Translator:
                 self._add_start(record, update)
             case "eval":
                 self._add_evaluation(record, update)
-            case "checkpoint" if self._is_first("checkpoint", record["step"]):
-                values = {f"checkpoint_{key}": number(record, key) for key in _CHECKPOINT_KEYS}
-                _add_points(update, record, record["step"], values)
+            case "checkpoint":
+                self._add_checkpoint(record, update)
             case "restart" if self._is_first("restart", record["attempt"]):
                 values = {"restart_seconds": number(record, "seconds")}
                 _add_points(update, record, record["resumed_step"], values)
+            case "rank_times" if self._is_first("rank_times", record["step"]):
+                _add_points(update, record, record["step"], rank_metrics(record["seconds"]))
+                if (slowest := slowest_rank_text([record])) is not None:
+                    update.tags["headrace.slowest_rank"] = slowest[:MAX_TAG_LENGTH]
             case "rank_dead" | "gang_restart":
                 update.tags["headrace.last_failure"] = _failure(record)
+            case "system":
+                self._add_system(record, update)
+            case "model":
+                update.model = _exported(record)
             case "end":
                 update.status = _STATUS[record["status"]]
                 update.end_time_ms = _milliseconds(record)
@@ -99,6 +135,7 @@ class Translator:
         update.params |= {_key(key): _text(value)[:MAX_PARAM_LENGTH] for key, value in record["params"].items()}
         update.tags |= {_key(key): _text(value)[:MAX_TAG_LENGTH] for key, value in record["tags"].items()}
         update.tags["headrace.attempts"] = str(record["attempt"])
+        update.datasets = [_dataset_use(facts) for facts in record.get("datasets", ())]
         if "world_size" in record:
             update.tags["headrace.world_size"] = str(record["world_size"])
         if self._is_first("attempt", record["attempt"]):
@@ -112,6 +149,20 @@ class Translator:
             final = {f"final_{key}": value for key, value in losses.items()}
             _add_points(update, record, record["step"], final)
 
+    def _add_checkpoint(self, record: Record, update: Update) -> None:
+        if self._is_first("checkpoint", record["step"]):
+            values = {f"checkpoint_{key}": number(record, key) for key in _CHECKPOINT_KEYS}
+            _add_points(update, record, record["step"], values)
+        if "path" in record:
+            update.tags["headrace.checkpoint"] = str(record["path"])[:MAX_TAG_LENGTH]
+
+    def _add_system(self, record: Record, update: Update) -> None:
+        """A node's sample. Its step is its number, over all restarts, as MLflow's own monitor counts."""
+        node = str(record["node"])
+        sample = self._samples[node] = self._samples.get(node, -1) + 1
+        values = {_key(f"system/{node}/{name}"): number(record["values"], name) for name in record["values"]}
+        _add_points(update, record, sample, values)
+
     def _is_first(self, kind: str, index: int) -> bool:
         seen = self._seen.setdefault(kind, set())
         if index in seen:
@@ -123,6 +174,25 @@ class Translator:
 def _add_points(update: Update, record: Record, step: int, values: Mapping[str, float | None]) -> None:
     time_ms = _milliseconds(record)
     update.points += [Point(key, value, time_ms, step) for key, value in values.items() if value is not None]
+
+
+def _dataset_use(facts: Mapping[str, Any]) -> DatasetUse:
+    scheme = str(facts["address"]).partition("://")
+    tensor = {"dtype": facts["dtype"], "shape": [-1]}
+    profile = {key: value for key, value in facts.items() if key not in ("name", "context")}
+    return DatasetUse(
+        name=facts["name"],
+        digest=facts["fingerprint"][:MAX_DIGEST_LENGTH],
+        source_type=scheme[0] if scheme[1] else "local",
+        source=json.dumps({"uri": facts["address"]}),
+        schema=json.dumps({"mlflow_tensorspec": [{"name": "tokens", "type": "tensor", "tensor-spec": tensor}]}),
+        profile=json.dumps(profile, ensure_ascii=False),
+        context=facts["context"],
+    )
+
+
+def _exported(record: Record) -> ExportedModel:
+    return ExportedModel(record["path"], record["checkpoint"], record["step"], tuple(record["texts"]))
 
 
 def _milliseconds(record: Record) -> int:

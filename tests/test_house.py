@@ -53,6 +53,12 @@ def imports(tree: ast.AST) -> set[str]:
     return found
 
 
+def functions_of(tree: ast.Module) -> Iterator[tuple[str, Function]]:
+    for node in ast.walk(tree):
+        if isinstance(node, Function):
+            yield node.name, node
+
+
 def functions() -> Iterator[tuple[str, Function]]:
     for name, tree in modules().items():
         for node in ast.walk(tree):
@@ -81,6 +87,30 @@ def test_library_is_imported_by_its_owner_alone(library: str, owner: str) -> Non
         if library in {found.split(".")[0] for found in imports(tree)}
     }
     assert users == {owner}
+
+
+def imported_at_start(module: str) -> set[str]:
+    """Our own modules that importing one imports, without what functions import when they are called."""
+    trees, seen, waiting = modules(), set[str](), [module]
+    while waiting:
+        name = waiting.pop()
+        if name in seen or name not in trees:
+            continue
+        seen.add(name)
+        top = [node for node in ast.walk(trees[name]) if isinstance(node, ast.Import | ast.ImportFrom)]
+        inner = {id(node) for _, body in functions_of(trees[name]) for node in ast.walk(body)}
+        waiting += [found for node in top if id(node) not in inner for found in imports(node)]
+    return seen
+
+
+@pytest.mark.parametrize("module", ["cluster.drive", "cluster.session", "cluster.cli"])
+def test_driver_does_without_deepspeed_which_takes_seconds_to_import(module: str) -> None:
+    owners = [
+        name
+        for name in imported_at_start(module)
+        if any(found.startswith("deepspeed") for found in imports(modules()[name]))
+    ]
+    assert owners == []
 
 
 def test_modules_have_no_import_cycles() -> None:

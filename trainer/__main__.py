@@ -6,6 +6,7 @@ import argparse
 import json
 import logging
 import os
+import socket
 import sys
 from contextlib import ExitStack
 from datetime import timedelta
@@ -21,7 +22,9 @@ from model.errors import ModelError
 from monitoring.errors import MonitoringError
 from monitoring.forward import import_journal
 from monitoring.journal import attempt_path
+from monitoring.system_metrics import node_monitoring
 from trainer.attempts import take_attempt
+from trainer.carried_code import carry_code
 from trainer.config import RunConfig, load_run_file
 from trainer.errors import BadNumbersError, TrainError
 from trainer.launch import check_before_start, open_launch
@@ -41,6 +44,7 @@ def _prepared_spec(options: argparse.Namespace, world_size: int, held: ExitStack
     """What all ranks are told once the dataset is there; None where the run is finished. `held` keeps its lock."""
     config = load_run_file(options.file, options.set)
     check_before_start(config, world_size)
+    config = carry_code(config)
     held.enter_context(run_lock(Path(config.out_dir)))
     dataset = prepare(config.data, dir=config.data_dir, min_val_tokens=config.seq_len + 1, run_units=run_units_serially)
     launch = open_launch(config, dataset, options.accept_changes)
@@ -106,8 +110,11 @@ def _run(options: argparse.Namespace, held: ExitStack) -> int:
 
 
 def _train(spec: dict[str, Any]) -> int:
+    monitoring = spec["config"]["monitoring"]
+    seconds = monitoring["system_metrics_seconds"] if spec["local_rank"] == 0 else None
     try:
-        status = main(spec)
+        with node_monitoring(Path(spec["config"]["out_dir"]), socket.gethostname(), seconds):
+            status = main(spec)
     except BadNumbersError as error:
         logger.error("%s", error)
         return FAILED_STATUS

@@ -27,17 +27,19 @@ class BatchPlan:
         return self.micro_batch * self.accumulation
 
 
-def plan_batch(global_batch: int, micro_batch: int | str, world_size: int) -> BatchPlan:
+def plan_batch(
+    global_batch: int, micro_batch: int | str, world_size: int, most: int = LARGEST_AUTO_MICRO_BATCH
+) -> BatchPlan:
     """The micro-batch and accumulation for a global batch on any number of ranks.
 
-    `auto` takes the fewest passes of at most 8 sequences and levels them, so that little is padded.
+    `auto` takes the fewest passes of at most `most` sequences and levels them, so that little is padded.
 
     Raises:
         TrainError: a micro-batch larger than the global batch.
     """
     share = -(-global_batch // world_size)
     if isinstance(micro_batch, str):
-        accumulation = -(-share // LARGEST_AUTO_MICRO_BATCH)
+        accumulation = -(-share // most)
         return BatchPlan(global_batch, world_size, -(-share // accumulation), accumulation)
     if micro_batch > global_batch:
         raise TrainError(

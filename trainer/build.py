@@ -27,7 +27,7 @@ from model.settings import resolve
 from monitoring.journal import last_values, read_records
 from trainer.adversarial import passes_of
 from trainer.bad_numbers import WINDOW
-from trainer.batch import BatchPlan, plan_batch
+from trainer.batch import BatchPlan
 from trainer.changes import flatten
 from trainer.checkpoint.save import no_fault
 from trainer.checkpoint.store import list_checkpoints
@@ -41,6 +41,8 @@ from trainer.evaluate import Batches, held_out_batches, is_cut, label_ids
 from trainer.faults import FaultPoints
 from trainer.init_from import start_from
 from trainer.length import make_order, planned_length
+from trainer.lineage import dataset_facts, lineage_tags
+from trainer.micro_batch import choose_batch
 from trainer.number_guard import NumberGuard
 from trainer.optimizer_step import Beat
 from trainer.own_time import OwnTime
@@ -84,9 +86,9 @@ def build_run(
     """
     config, rank, world_size = spec.config, spec.rank, spec.world_size
     dataset = Dataset.open(config.data_dir, spec.dataset_fingerprint, cache_place(config.data))
-    plan = plan_batch(config.train.global_batch_size, config.train.micro_batch_size, world_size)
     precision = resolve_here(config.train.precision, device)
     model_config = _model_config(config, dataset)
+    plan = choose_batch(config, model_config, precision, device, world_size, spec.local_world_size)
     beat(0, "load")
     nodes = gather_to_first(spec.node) or []
     open_stage = partial(_open_stage, spec, dataset, model_config, plan, precision, device, emit, faults)
@@ -315,8 +317,7 @@ def start_event(
     params["resolved.parameters"] = sum(_true_size(parameter) for parameter in run.engine.module.parameters())
     tags = {
         **spec.tags,
-        "dataset.fingerprint": dataset.fingerprint,
-        "tokenizer.fingerprint": dataset.tokenizer_fingerprint,
+        **lineage_tags(config, dataset),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
     }
     return {
@@ -324,12 +325,14 @@ def start_event(
         "run_id": spec.run_id,
         "name": config.name,
         "world_size": spec.world_size,
+        "nodes": list(run.nodes),
         "max_steps": run.total_steps,
         "max_tokens": run.total_tokens,
         "tokens_per_step": config.tokens_per_step,
         "resumed_step": run.place.step,
         "params": params,
         "tags": tags,
+        "datasets": dataset_facts(config, dataset),
         "run_file": dump_run_file(config),
     }
 

@@ -16,6 +16,7 @@ FREE = (
     "checkpoint",
     "monitoring",
     "eval",
+    "callbacks",
     "data.on_bad_shard",
     "data.cache_dir",
     "data.cache_bytes",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,15 +16,22 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 
+from data_shards.named_function import is_named, resolve_name
 from data_shards.settings import DataSettings, is_remote
 from data_shards.settings import resolve_paths as resolve_data_paths
 from model.presets import PRESETS
 from model.settings import ModelSettings
+from monitoring.addresses import holds_secret, without_secrets
 from monitoring.settings import MonitoringSettings
 from monitoring.settings import resolve_paths as resolve_monitoring_paths
 from trainer.errors import TrainError
 from trainer.origin import model_section, resolve_origin
 from trainer.settings import FROZEN, CheckpointSettings, EvalSettings, TrainSettings
+
+_WHERE_SECRETS_COME_FROM = (
+    "MLflow takes MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (a database PGPASSWORD) from the environment, "
+    "and an object store its own, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
+)
 
 
 class RunConfig(BaseModel):
@@ -48,6 +55,15 @@ class RunConfig(BaseModel):
     checkpoint: CheckpointSettings = CheckpointSettings()
     cluster: dict[str, Any] = Field(default_factory=dict, description="workers and budgets; see the cluster section")
     monitoring: MonitoringSettings = MonitoringSettings()
+    callbacks: tuple[str, ...] = Field((), description="your functions, told of steps and more; see docs/extending.md")
+
+    @field_validator("callbacks")
+    @classmethod
+    def _name_functions(cls, callbacks: tuple[str, ...]) -> tuple[str, ...]:
+        for text in callbacks:
+            if not is_named(text):
+                raise ValueError(f"must be MODULE:FUNCTION, found {text!r}")
+        return callbacks
 
     @field_validator("out_dir")
     @classmethod
@@ -210,7 +226,7 @@ def explain(
         field = _field(detail, section)
         rules.setdefault(field, []).append(_rule(detail, top))
         if detail["type"] not in ("missing", "extra_forbidden") and not isinstance(detail["input"], (dict, BaseModel)):
-            found[field] = f"; found {detail['input']!r}"
+            found[field] = f"; found {without_secrets(repr(detail['input']))}"
     lines = [f"{field}: {', or '.join(dict.fromkeys(said))}{found.get(field, '')}" for field, said in rules.items()]
     if len(lines) == 1:
         return TrainError(f"{where}: {lines[0]}")
@@ -251,6 +267,7 @@ def load_run_file(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
             field, the rule and the value found.
     """
     document = apply_overrides(_read_document(path), overrides)
+    refuse_secrets(document, str(path))
     base = path.resolve().parent
     name = document.setdefault("name", path.stem)
     out_dir = document.setdefault("out_dir", f"runs/{name}")
@@ -265,9 +282,37 @@ def load_run_file(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         data = resolve_data_paths(config.data, base)
         monitoring = resolve_monitoring_paths(config.monitoring, base)
         checkpoint = config.checkpoint.resolved(base)
-        return config.model_copy(update={"data": data, "checkpoint": checkpoint, "monitoring": monitoring})
+        callbacks = tuple(resolve_name(text, base) for text in config.callbacks)
+        resolved = {"data": data, "checkpoint": checkpoint, "monitoring": monitoring, "callbacks": callbacks}
+        return config.model_copy(update=resolved)
     except ValidationError as error:
         raise explain(error, str(path)) from error
+
+
+def refuse_secrets(document: Mapping[str, Any], where: str) -> None:
+    """Refuse addresses with passwords, tokens or signatures in them: the run file is stored with run and dataset.
+
+    Raises:
+        TrainError: naming the field, and the address without what is secret in it.
+    """
+    for field, text in _texts(document, ()):
+        if "://" in text and holds_secret(text) and not field.startswith("eval.samples"):
+            raise TrainError(
+                f"{where}: {field}: must hold no password, token or signature, since the run file is stored with the "
+                f"run, found {without_secrets(text)!r}. Leave it out; {_WHERE_SECRETS_COME_FROM}"
+            )
+
+
+def _texts(value: Any, names: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    """Each text of a document with its field's name, such as data.sources.0.path."""
+    if isinstance(value, str):
+        yield ".".join(names), value
+    elif isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _texts(inner, (*names, str(name)))
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _texts(inner, (*names, str(index)))
 
 
 def dump_run_file(config: RunConfig) -> str:

@@ -17,3 +17,7 @@ class FencedError(RuntimeError):
 
 class SaveFailedError(RuntimeError):
     """A checkpoint that must not be missing could not be saved; the message says where, why and what to do."""
+
+
+class SmallerMicroBatchError(RuntimeError):
+    """A GPU's memory did not suffice, and the attempts that follow compute in smaller passes: the run is to go on."""

@@ -23,11 +23,8 @@ from model.lora import LoRASettings, merge
 from model.settings import SHAPE_FIELDS
 from trainer.checkpoint.load import CheckpointReader, SavedParameters
 from trainer.checkpoint.store import Choice
-from trainer.engine_state import finish_restore, held_fragments, set_frozen
-from trainer.engine_state import parameter_shapes as engine_shapes
 from trainer.errors import TrainError
 from trainer.origin import Origin, absent, parse_origin
-from trainer.process_group import broadcast_from_first
 from trainer.trained import find_checkpoint, model_config_of, open_dataset, open_trained
 
 logger = logging.getLogger(__name__)
@@ -94,6 +91,10 @@ def start_from(engine: Any, init_from: str, config: GPTConfig, classes: tuple[st
     Raises:
         TrainError: as `check_origin`, or the run's checkpoint is damaged.
     """
+    # Here, so that who only checks an origin needs no DeepSpeed: the driver, which takes seconds less to start.
+    from trainer.engine_state import finish_restore, held_fragments, set_frozen
+    from trainer.engine_state import parameter_shapes as engine_shapes
+
     origin = parse_origin(init_from)
     with _opened(origin) as weights:
         check_shape(origin, config, weights.config)
@@ -156,6 +157,8 @@ def _reader_of_mapping(parameters: Mapping[str, torch.Tensor]) -> Callable[[torc
 
 def _choice_of_first_rank(origin: Origin) -> _Chosen:
     """The run's checkpoint, verified by rank 0, its adapters and its classes; rank 0's error is raised by all."""
+    from trainer.process_group import broadcast_from_first
+
     found: _Chosen | None = None
     error = ""
     if dist.get_rank() == 0:

@@ -14,6 +14,7 @@ from model.settings import resolve
 from monitoring.journal import last_values, read_records
 from monitoring.runs import create_run_folder, read_run_folder
 from trainer.batch import plan_batch
+from trainer.callbacks import load_callbacks
 from trainer.changes import Change, check_changes
 from trainer.config import RunConfig, dump_run_file, parse_run_file
 from trainer.errors import TrainError
@@ -60,8 +61,9 @@ def check_before_start(config: RunConfig, world_size: int) -> None:
     """Refuse what is impossible before anything is tokenised or started.
 
     Raises:
-        TrainError, ModelError: naming the field, the rule and the value found.
+        TrainError, ModelError, DataError: naming the field, the rule and the value found.
     """
+    load_callbacks(config)
     check_passthrough(config.train.deepspeed)
     plan_batch(config.train.global_batch_size, config.train.micro_batch_size, world_size)
     _check_writable("out_dir", Path(config.out_dir))
@@ -82,8 +84,10 @@ def _check_writable(field: str, folder: Path) -> None:
         ) from error
 
 
-def open_launch(config: RunConfig, dataset: Dataset, accept_changes: bool) -> Launch:
+def open_launch(config: RunConfig, dataset: Dataset, accept_changes: bool, run_id: str | None = None) -> Launch:
     """Make or find the run's folder. A run that was started before keeps its id, and what it was started with.
+
+    run_id: for a run that has none yet; None: a new one is made.
 
     Raises:
         TrainError: the run file changed in a way that a resume cannot take, or no step fits the length asked for.
@@ -104,7 +108,7 @@ def open_launch(config: RunConfig, dataset: Dataset, accept_changes: bool) -> La
     if (out_dir / "run.json").exists():
         before = parse_run_file(read_run_folder(out_dir).run_file.read_text(), str(out_dir / "run.yaml"))
         changes = tuple(check_changes(before, config, accept_changes))
-    run = create_run_folder(out_dir, None, config.name, dump_run_file(config))
+    run = create_run_folder(out_dir, run_id, config.name, dump_run_file(config))
     clear_marks(out_dir)
     is_finished = _has_finished(out_dir) and steps == done[0]
     return Launch(config, run.run_id, dataset, steps, total_tokens, is_finished, changes)

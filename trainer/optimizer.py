@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -11,9 +10,8 @@ from torch import nn
 from model.attention import Attention
 from trainer.freezing import lr_scales
 from trainer.muon import Muon
+from trainer.muon_shapes import muon_shapes, trainable
 from trainer.settings import TrainSettings
-
-_HEADS = ("lm_head", "score")
 
 
 def parameter_groups(module: nn.Module, train: TrainSettings) -> list[dict[str, Any]]:
@@ -24,7 +22,7 @@ def parameter_groups(module: nn.Module, train: TrainSettings) -> list[dict[str, 
     """
     by_muon = muon_shapes(module) if train.optimizer.name == "muon" else {}
     groups: dict[tuple[bool, bool, float], list[nn.Parameter]] = {}
-    named = list(_trainable(module))
+    named = list(trainable(module))
     for (name, parameter), lr_scale in zip(named, lr_scales([name for name, _ in named], train), strict=True):
         groups.setdefault((name in by_muon, parameter.dim() >= 2, lr_scale), []).append(parameter)
     return [
@@ -49,17 +47,6 @@ def build_optimizer(module: nn.Module, train: TrainSettings) -> torch.optim.Adam
     return torch.optim.AdamW(groups, lr=train.lr, betas=settings.betas, eps=settings.eps, fused=True)
 
 
-def muon_shapes(module: nn.Module) -> dict[str, tuple[int, int]]:
-    """Shapes of Muon's matrices by name: the weights of linear layers, but for the output layer."""
-    shapes = {}
-    trainable = dict(_trainable(module))
-    for place, layer in module.named_modules():
-        name = f"{place}.weight"
-        if isinstance(layer, nn.Linear) and name in trainable and place.rpartition(".")[2] not in _HEADS:
-            shapes[name] = (layer.out_features, layer.in_features)
-    return shapes
-
-
 def attention_blocks(module: nn.Module) -> dict[str, tuple[int, ...]]:
     """Rows of the matrices that attention keeps in one, by name: queries, keys and values are orthogonal on their own,
     as Jordan et al. advise."""
@@ -68,7 +55,3 @@ def attention_blocks(module: nn.Module) -> dict[str, tuple[int, ...]]:
         for place, part in module.named_modules()
         if isinstance(part, Attention)
     }
-
-
-def _trainable(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    return ((name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad)

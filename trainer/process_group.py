@@ -57,6 +57,11 @@ def _do_without_compiled_ops() -> None:
     vars(deepspeed.ops)["__compatible_ops__"] = {}
 
 
+def interface_of(spec: Mapping[str, Any]) -> dict[str, str]:
+    """Variables that keep gloo on the loopback where all ranks are on this machine; else it goes by the host's name."""
+    return {"GLOO_SOCKET_IFNAME": "lo"} if str(spec.get("store_host", "")).startswith("127.") else {}
+
+
 def init_process_group(spec: Mapping[str, Any], device: torch.device) -> None:
     """Join the other ranks, for torch and for DeepSpeed.
 
@@ -67,6 +72,7 @@ def init_process_group(spec: Mapping[str, Any], device: torch.device) -> None:
     rank, world_size = spec["rank"], spec["world_size"]
     timeout = timedelta(seconds=spec.get("collective_seconds", COLLECTIVE_SECONDS))
     _limit_all_groups(timeout)
+    os.environ.update({**interface_of(spec), **os.environ})
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK=str(spec["local_rank"]))
     backend = "nccl" if device.type == "cuda" else "gloo"
     store = _store(spec, timeout)

@@ -20,12 +20,15 @@ from model.errors import ModelError
 from monitoring.journal import FileJournal, PipeJournal
 from monitoring.progress import ProgressView
 from trainer.build import RankSpec, build_run
+from trainer.callbacks import CallbackCaller, load_callbacks
 from trainer.config import RunConfig
 from trainer.errors import FencedError, SaveFailedError, TrainError
 from trainer.faults import FaultPoints, parse_faults
 from trainer.loop import Status, train
+from trainer.micro_batch import stepping_down
 from trainer.optimizer_step import Beat
 from trainer.process_group import init_process_group
+from trainer.profiling import profile_run
 from trainer.seeds import make_deterministic
 from trainer.stop import is_to_make_way
 from trainer.training_run import Emit, TrainingRun
@@ -140,14 +143,28 @@ def _rank_spec(spec: Mapping[str, Any]) -> RankSpec:
     return RankSpec(config=config, node=node, **memory, **{name: spec[name] for name in names})
 
 
+def _with_callbacks(emit: Emit, spec: RankSpec) -> Emit:
+    """On rank 0, which alone has records, tells the run's callbacks of each once the journal has it."""
+    if spec.rank > 0 or not spec.config.callbacks:
+        return emit
+    tell = CallbackCaller(spec.config, load_callbacks(spec.config))
+
+    def emit_and_tell(record: Mapping[str, Any]) -> None:
+        emit(record)
+        tell(record)
+
+    return emit_and_tell
+
+
 def main(spec: Mapping[str, Any]) -> int:
     """Train as one rank; the exit status is 0 finished, 3 stopped with a checkpoint, 2 wrong input, 1 fenced off or
     without its last checkpoint (both on stderr, as is the reason).
 
     Args:
         spec: config, run_id, dataset_fingerprint, tags, rank, world_size, local_rank, attempt; perhaps device,
-            threads and faults; from a supervisor store_host, store_port, heartbeat, snapshot_fd, former_fds, perhaps
-            node, and on rank 0 store_fd and journal_fd; from a launcher store (an object) and journal_path.
+            threads, faults and profile_steps (these are run instead of training); from a supervisor store_host,
+            store_port, heartbeat, snapshot_fd, former_fds, perhaps node, and on rank 0 store_fd and journal_fd; from a
+            launcher store (an object) and journal_path.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     beat: Beat = spec["heartbeat"].beat if "heartbeat" in spec else no_beat
@@ -162,11 +179,13 @@ def main(spec: Mapping[str, Any]) -> int:
         if "threads" in spec:
             torch.set_num_threads(spec["threads"])
         rank_spec = _rank_spec(spec)
+        emit = _with_callbacks(emit, rank_spec)
         make_deterministic(rank_spec.config.train.deterministic, device)
         init_process_group(spec, device)
         run = build_run(rank_spec, device, emit, beat, faults)
-        with _told_where(run):
-            status = train(run)
+        with _told_where(run), stepping_down(run.config, run.plan, device):
+            steps = spec.get("profile_steps")
+            status = train(run) if steps is None else profile_run(run, steps)
         # A gang that makes way for another is not the end of the run.
         if status is Status.FINISHED or not is_to_make_way(Path(rank_spec.config.out_dir)):
             emit({"event": "end", "status": status.name.lower(), "step": run.place.step, "tokens": run.place.tokens})

@@ -139,7 +139,11 @@ class TrainSettings(BaseModel):
     global_batch_size: int = Field(
         gt=0, description="sequences per optimizer step over all ranks; default: the preset's, for GPT-3"
     )
-    micro_batch_size: int | Literal["auto"] = Field("auto", description="sequences per forward pass of a rank")
+    micro_batch_size: int | Literal["auto"] = Field(
+        "auto",
+        description="sequences per forward pass of a rank; auto: as many as the memory takes (8 at most on a CPU), and "
+        "half as many after a GPU's out-of-memory; changes no result but by rounding, and where dropout is drawn",
+    )
     optimizer: OptimizerSettings = OptimizerSettings()
     loss: LossSettings = LossSettings()
     lr: float = Field(gt=0, description="highest learning rate; default: the preset's, for GPT-3")

@@ -43,7 +43,7 @@ def watch_pace(pace: Pace, step_seconds: float, own_seconds: Sequence[float]) ->
     if len(steps) < WINDOW or len(own_seconds) < 2:
         return replace(pace, steps=steps), []
     whole = statistics.median_low(seconds for seconds, _ in steps)
-    own = [statistics.median_low(column) for column in zip(*(row for _, row in steps), strict=True)]
+    own = own_medians(Pace(steps))
     found, slow, ordered = [], set(pace.slow), sorted(own)
     for rank, seconds in enumerate(own):
         others = _median_without(ordered, seconds)
@@ -53,6 +53,13 @@ def watch_pace(pace: Pace, step_seconds: float, own_seconds: Sequence[float]) ->
             slow.add(rank)
             found.append(SlowRank(rank, seconds, others))
     return Pace(steps, frozenset(slow)), found
+
+
+def own_medians(pace: Pace) -> list[float]:
+    """What each rank takes of a step by itself: medians over the window; empty until it is full."""
+    if len(pace.steps) < WINDOW:
+        return []
+    return [statistics.median_low(column) for column in zip(*(row for _, row in pace.steps), strict=True)]
 
 
 def _median_without(ordered: Sequence[float], value: float) -> float:

@@ -27,7 +27,7 @@ from trainer.optimizer_step import Beat, StepResult, StepWatch, run_step
 from trainer.own_time import OwnTime
 from trainer.place import Place
 from trainer.seeds import derive_seed
-from trainer.slow_rank import Pace, watch_pace
+from trainer.slow_rank import WINDOW, Pace, own_medians, watch_pace
 from trainer.stages import Length, Stage, stage_rate
 
 logger = logging.getLogger(__name__)
@@ -251,6 +251,9 @@ class TrainingRun:
             )
             seconds = {"seconds": slow.seconds, "others_seconds": slow.others_seconds}
             self.emit({"event": "slow_rank", "step": self.place.step, "rank": slow.rank, "node": node, **seconds})
+        if self.place.step % WINDOW == 0 and (medians := own_medians(self.pace)):
+            rounded = [round(seconds, 6) for seconds in medians]
+            self.emit({"event": "rank_times", "step": self.place.step, "seconds": rounded, "nodes": self.nodes})
 
     def where(self) -> str:
         """The step in work and its sequences, for a diagnosis."""

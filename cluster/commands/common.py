@@ -46,16 +46,25 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="answer as JSON")
 
 
-def add_run_file(parser: argparse.ArgumentParser) -> None:
-    """The run file and what overrides it."""
+def add_run_file(parser: argparse.ArgumentParser, address: bool = True) -> None:
+    """The run file and what overrides it; the cluster's address, for commands that go there."""
     parser.add_argument("file", type=Path, metavar="FILE.yaml", help="the run file")
     parser.add_argument(
         "--set", action="append", default=[], metavar="A.B=C", help="override a field of the run file; repeatable"
     )
-    parser.add_argument("--address", help="a Ray cluster's address; default: a local Ray for this command")
+    if address:
+        parser.add_argument("--address", help="a Ray cluster's address; default: a local Ray for this command")
 
 
 def add_run(parser: argparse.ArgumentParser, many: bool = False) -> None:
     """The run that a command is about."""
     parser.add_argument("run", metavar="RUN", nargs="+" if many else None, help="a run's name, folder or id")
     parser.add_argument("--runs-dir", type=Path, help="where names and ids are looked up; default: runs, recipes/runs")
+
+
+def add_server(parser: argparse.ArgumentParser) -> None:
+    """`--address` of a job server."""
+    parser.add_argument(
+        "--address",
+        help="the job server, http://HOST:8265; default: RAY_API_SERVER_ADDRESS, or where the run was submitted to",
+    )

@@ -1,22 +1,17 @@
-"""`headrace compare | dashboard | export`: what comes of runs."""
+"""`headrace dashboard | export`: what comes of runs."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from cluster.commands.common import Subparsers, add_command, add_json, add_run, say, say_json
+from cluster.commands.common import Subparsers, add_command, add_run, say
 from cluster.find import RUNS_DIRS, find_run_folder
 from cluster.run_holder import run_holder
 
 
 def register(commands: Subparsers) -> None:
-    """Add the three commands."""
-    compare = add_command(
-        commands, "compare", compare_command, "a table of runs side by side", "headrace compare demo wide"
-    )
-    add_run(compare, many=True)
-    add_json(compare)
+    """Add the two commands."""
     dashboard = add_command(
         commands, "dashboard", dashboard_command, "the MLflow dashboard on the right store", "headrace dashboard"
     )
@@ -28,18 +23,6 @@ def register(commands: Subparsers) -> None:
     )
     add_run(export)
     export.add_argument("--to", type=Path, required=True, metavar="DIR")
-
-
-def compare_command(args: argparse.Namespace) -> int:
-    """Print the table, or JSON."""
-    from monitoring.compare import compare, to_dict, to_table
-
-    comparison = compare([find_run_folder(run, args.runs_dir) for run in args.run])
-    if args.json:
-        say_json(to_dict(comparison))
-    else:
-        say(to_table(comparison))
-    return 0
 
 
 def dashboard_command(args: argparse.Namespace) -> int:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import time
+import os
+from typing import TYPE_CHECKING
 
-from cluster.commands.common import Subparsers, add_command, add_json, add_run, say, say_json
+from cluster.commands.common import Subparsers, add_command, add_json, add_run, add_server, say, say_json
 from cluster.find import find_run_folder
 from cluster.run_holder import run_holder
+from monitoring.errors import MonitoringError
+
+if TYPE_CHECKING:
+    from monitoring.runs import RunFolder
 
 
 def register(commands: Subparsers) -> None:
@@ -17,6 +22,7 @@ def register(commands: Subparsers) -> None:
     )
     add_run(status)
     add_json(status)
+    add_server(status)
     sync = add_command(
         commands, "sync", sync_command, "send MLflow what a run's journal has and it has not", "headrace sync demo"
     )
@@ -24,22 +30,37 @@ def register(commands: Subparsers) -> None:
 
 
 def status_command(args: argparse.Namespace) -> int:
-    """Print the status."""
-    from monitoring.history import read_fence
-    from monitoring.journal import read_records
-    from monitoring.status import run_status, to_dict, to_text
+    """Print the status: of the run's folder, and of its job where the run was submitted."""
+    from cluster.folder_status import folder_status
 
-    run = find_run_folder(args.run, args.runs_dir)
-    # Who drives it comes first: a driver that ends meanwhile has written its end before.
-    driver = run_holder(run.out_dir)
-    records = list(read_records(run.out_dir))
-    fence = read_fence(run.out_dir)
-    status = run_status(run.name, run.run_id, records, fence, driver=driver, now=time.time())
+    try:
+        run = find_run_folder(args.run, args.runs_dir)
+    except MonitoringError:
+        if not _is_submitted(args, None):
+            raise
+        run = None  # not seen from here, or not begun
+    folder = None if run is None else folder_status(run)
+    job = None
+    if _is_submitted(args, run):
+        from cluster.jobs.status import job_status
+
+        job = job_status(args.run, args.runs_dir, args.address, None if run is None else run.run_id)
+        is_other = job.job is not None and run is not None and job.job.ticket.run_id != run.run_id
+        folder = job.folder if is_other or folder is None else folder
     if args.json:
-        say_json(to_dict(status))
+        say_json({**(folder["values"] if folder else {}), **(job.to_dict() if job else {})})
     else:
-        say(to_text(status))
+        say("\n".join([*([folder["text"]] if folder else []), *(job.lines() if job else [])]))
     return 0
+
+
+def _is_submitted(args: argparse.Namespace, run: RunFolder | None) -> bool:
+    """Whether a job server is to be asked: one is named, or the run was submitted to one."""
+    from cluster.jobs.submitted import ADDRESS_VARIABLE, submitted_here
+
+    if args.address or (run is None and os.environ.get(ADDRESS_VARIABLE)):
+        return True
+    return submitted_here(args.run if run is None else str(run.out_dir), args.runs_dir) is not None
 
 
 def sync_command(args: argparse.Namespace) -> int:

@@ -41,16 +41,20 @@ def register(commands: Subparsers) -> None:
         parser.add_argument(
             "--accept-changes", action="store_true", help="resume with a changed length, learning rate or batch"
         )
+        for made_at_submit in ("--run-id", "--commit"):
+            parser.add_argument(made_at_submit, help=argparse.SUPPRESS)
 
 
 def prepare_command(args: argparse.Namespace) -> int:
     """Tokenise and shard."""
     from cluster.prepare_view import left_out_text
     from cluster.session import LazySession, check_static, prepare_lazily
+    from trainer.carried_code import carry_code
     from trainer.config import load_run_file
 
     config = load_run_file(args.file, args.set)
     settings = check_static(config, str(args.file), args.address)
+    config = carry_code(config)
     began = time.monotonic()
     with LazySession(config, settings, args.address) as lazy:
         prepared = prepare_lazily(config, lazy)
@@ -75,25 +79,38 @@ def run_command(args: argparse.Namespace) -> int:
     """The main job, and what came of it."""
     from cluster.report import final_report
     from trainer.evaluate import is_cut
-    from trainer.trained import export_trained, open_trained
 
     config, result = _train(args)
     if result.status == "stopped":
         return _status(result)
     out_dir = Path(config.out_dir)
     # Hugging Face has no layout for an encoder-decoder of these parts.
-    model_dir = None if is_cut(config) else export_trained(open_trained(out_dir), out_dir / "model")
+    model_dir = None if is_cut(config) else _export(config, out_dir)
     say(final_report(config, out_dir, model_dir))
     return 0
+
+
+def _export(config: RunConfig, out_dir: Path) -> Path:
+    """The model in Hugging Face's layout, and in MLflow if the run file says so."""
+    from cluster.model_log import log_exported
+    from trainer.trained import export_trained, open_trained
+
+    trained = open_trained(out_dir)
+    model_dir = export_trained(trained, out_dir / "model")
+    if config.monitoring.log_model:
+        log_exported(config, trained, model_dir)
+    return model_dir
 
 
 def _train(args: argparse.Namespace) -> tuple[RunConfig, DriveResult]:
     from cluster.drive import train_on_ray
     from cluster.session import LazySession, check_static, prepare_lazily
+    from trainer.carried_code import carry_code
     from trainer.config import load_run_file
 
     config = load_run_file(args.file, args.set)
     settings = check_static(config, str(args.file), args.address)
+    config = carry_code(config)
     with LazySession(config, settings, args.address) as lazy:
         dataset = prepare_lazily(config, lazy).dataset
         result = train_on_ray(
@@ -104,6 +121,8 @@ def _train(args: argparse.Namespace) -> tuple[RunConfig, DriveResult]:
             accept_changes=args.accept_changes,
             project=args.file.resolve().parent,
             is_local=args.address is None,
+            run_id=args.run_id,
+            commit=args.commit,
         )
     if result.status == "already finished":
         say(f"{config.name} is finished: {result.launch.total_steps} steps in {_short(Path(config.out_dir))}")

@@ -2,7 +2,7 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from cluster.charts import Column, column_chart, share_chart, short
+from cluster.charts import Column, column_chart, share_chart
 
 
 def rects(chart: str) -> list[dict[str, str]]:
@@ -55,11 +55,3 @@ def test_chart_takes_labels_as_text() -> None:
     tree = ElementTree.fromstring(column_chart([Column("<&", 1, '"><script>')], '"<x>'))
     assert tree.attrib["aria-label"] == '"<x>'
     assert [title.text for title in tree.iter("title")] == ['"><script>']
-
-
-@pytest.mark.parametrize(
-    ("number", "expected"),
-    [(0, "0"), (12, "12"), (1448, "1.45k"), (20e6, "20M"), (3e9, "3G"), (1.5e12, "1.5T"), (0.5, "0.5")],
-)
-def test_short_numbers_have_three_digits(number: float, expected: str) -> None:
-    assert short(number) == expected

@@ -134,3 +134,15 @@ def test_gang_failed_survives_pickling_with_its_diagnosis() -> None:
     error = GangFailed(Diagnosis("program", "it broke", 2, ERROR))
     again = pickle.loads(pickle.dumps(error))
     assert (again.diagnosis, str(again)) == (error.diagnosis, str(error))
+
+
+def test_attempt_that_adapted_is_no_sign_of_standing_still() -> None:
+    def adapted(attempt: int) -> Failure:
+        text = f"passes of {2 ** (9 - attempt)} sequences"
+        error = {"error_type": "trainer.errors.SmallerMicroBatchError", "error_message": text}
+        return Failure(attempt, Death(0, "n0", "exception", text, step=1, **error), step=0)  # type: ignore[arg-type]
+
+    history = tuple(adapted(attempt) for attempt in range(1, 6))
+    assert decide(history, adapted(6), max_failures=10) == Restart(0.0)
+    assert attempts_without_step(history) == 0
+    assert isinstance(decide(history, adapted(6), max_failures=5), GiveUp)

@@ -162,3 +162,10 @@ def test_manifest_of_200000_shards_opens_in_seconds_and_bounded_memory(tmp_path:
     code = f"from tests.data_shards.test_manifest import *; open_huge_manifest(Path({str(path)!r}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", ["../train-00000.tar", "/etc/train.tar", "a/../../b.tar", ""])
+def test_manifest_with_a_path_that_leaves_the_folder_is_refused(name: str) -> None:
+    shards = [dataclasses.replace(shard, path=name) for shard in made_up_shards(1)]
+    with pytest.raises(DataError, match=r"a shard's path must lie in the dataset's folder, found"):
+        parse_manifest(manifest_bytes(shards), PATH)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from data_shards.settings import DataSettings, default_name, resolve_paths
+from data_shards.settings import DataSettings, SourceSettings, default_name, resolve_paths
 
 BPE = {"train": "bpe", "vocab_size": 300}
 
@@ -121,3 +121,9 @@ def test_settings_module_imports_nothing_heavy() -> None:
     loaded = set(result.stdout.split())
     assert "data_shards.settings" in loaded
     assert loaded & {"numpy", "pyarrow", "tokenizers", "torch", "webdataset"} == set()
+
+
+@pytest.mark.parametrize("path", ["pipe:cat /etc/hostname", "pipe:curl http://host/a.tar"])
+def test_source_that_is_a_command_is_refused(path: str) -> None:
+    with pytest.raises(ValidationError, match=r"a command \(pipe:\) is never run"):
+        SourceSettings.model_validate(path)

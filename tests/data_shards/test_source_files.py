@@ -91,3 +91,9 @@ def test_s3_server_that_does_not_answer_is_refused(monkeypatch: pytest.MonkeyPat
         with pytest.raises(DataError, match=r"s3://some-bucket/a\.txt: cannot be read \("):
             find("s3://some-bucket/a.txt")
         fsspec.filesystem("s3").clear_instance_cache()
+
+
+@pytest.mark.parametrize("address", ["gopher://host/a.txt", "pipe:cat x://y", "x y://host/a"])
+def test_address_of_an_unknown_scheme_is_refused(address: str) -> None:
+    with pytest.raises(DataError, match="no file system is known"):
+        find(address)

@@ -231,3 +231,19 @@ def test_webdataset_batches_name_their_samples(tmp_path: Path) -> None:
         seen += [batch.place(i) for i in range(len(batch.texts))]
     assert list(dict.fromkeys(seen)) == [f"{path}: 000000", f"{path}: 000002", f"{path}: 000003"]
     assert texts_of(source(path)) == ["one", long, long]
+
+
+def test_webdataset_names_that_leave_the_folder_are_names_and_nothing_is_unpacked(tmp_path: Path) -> None:
+    folder = tmp_path / "a/b"
+    folder.mkdir(parents=True)
+    path = folder / "a.tar"
+    with tarfile.open(path, "w") as tar:
+        for name in ("../../climbed.txt", "/tmp/../absolute.txt", "plain.txt"):
+            member = tarfile.TarInfo(name)
+            member.size = len(name)
+            tar.addfile(member, io.BytesIO(name.encode()))
+        link = tarfile.TarInfo("link.txt")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/hostname"
+        tar.addfile(link)
+    assert texts_of(source(path)) == ["../../climbed.txt", "/tmp/../absolute.txt", "plain.txt"]
+    assert [found for found in tmp_path.rglob("*") if found.is_file()] == [path]

@@ -55,11 +55,6 @@ def test_run_file_absent_or_broken_is_refused_with_its_place(
     assert "broken.yaml:2:" in refusal(capsys, "run", broken)
 
 
-@pytest.mark.parametrize("name", ["submit", "plan", "doctor"])
-def test_command_of_a_later_version_is_refused_by_name(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert f"{name}: this command is not in this version" in refusal(capsys, name, "x")
-
-
 def test_run_that_does_not_exist_is_refused_with_what_there_is(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -33,6 +33,9 @@ def test_slow_rank_is_named_within_twenty_steps_and_losses_stay_exact(stage: int
     assert named["seconds"] > 0.3
     assert named["seconds"] > 2 * named["others_seconds"]
     assert named["node"]
+    [told] = events(slow, "rank_times")
+    assert (told["step"], len(told["seconds"]), len(told["nodes"])) == (16, 2, 2)
+    assert min(told["seconds"]) > 0.0
     assert [record["loss_hex"] for record in steps(slow)] == [record["loss_hex"] for record in steps(clean)]
 
 

@@ -1,7 +1,7 @@
 """Separate hosts on one machine: network namespaces joined by veth to a switch in a namespace of its own.
 
 Each host has a network of its own, in which only the others are, and its own /dev/shm; the file system is shared, as a
-mounted one would be, but for folders that a host is blind to. It needs root.
+mounted one would be, but for folders of which each host has its own. It needs root.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def ip(*words: str) -> None:
 
 @dataclass
 class Host:
-    """One host. address: where the others reach it; blind: folders of which it sees nothing but its own files;
-    processes: those started on it, which end with it."""
+    """One host. address: where the others reach it; own: folders of which it sees nothing but its own files, until it
+    ends; processes: those started on it, which end with it."""
 
     name: str
     link: str  # its end at the switch, in the switch's namespace
@@ -39,26 +39,37 @@ class Host:
     address: str
     known: Path  # the names of all hosts, as in /etc/hosts
     environment: dict[str, str]
-    blind: list[Path] = field(default_factory=list)
+    own: list[Path] = field(default_factory=list)
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    keeper: subprocess.Popen[bytes] | None = None
 
     def start(self, words: Sequence[str | Path], log: Path) -> subprocess.Popen[bytes]:
         """Start a process on this host, in a session of its own."""
-        mounts = [f"mount -t tmpfs tmpfs {folder}" for folder in (Path("/dev/shm"), *self.blind)]
+        if self.keeper is None:
+            self.keeper = self._keep()
+        inside = ["nsenter", f"--target={self.keeper.pid}", "--mount", "--uts", "--net", f"--wdns={ROOT}"]
+        with log.open("ab") as file:
+            process = subprocess.Popen(
+                [*inside, *map(str, words)], env=self.environment, stdout=file, stderr=file, start_new_session=True
+            )
+        self.processes.append(process)
+        return process
+
+    def _keep(self) -> subprocess.Popen[bytes]:
+        """A process that keeps what the host mounts and its name, until the host ends."""
+        mounts = [f"mount -t tmpfs tmpfs {folder}" for folder in (Path("/dev/shm"), *self.own)]
         names = [
             "mount --bind /dev/null /etc/resolv.conf",
             f"mount --bind {self.known} /etc/hosts",
             f"hostname {self.name}",
         ]
-        own = " && ".join([*mounts, *names, 'exec "$@"'])
-        inside = ["unshare", "--mount", "--uts", "sh", "-c", own, "host", *map(str, words)]
-        with log.open("ab") as file:
-            process = subprocess.Popen(
-                ["ip", "netns", "exec", self.name, *inside],
-                cwd=ROOT, env=self.environment, stdout=file, stderr=file, start_new_session=True,
-            )  # fmt: skip
-        self.processes.append(process)
-        return process
+        made = " && ".join([*mounts, *names, "echo made", "exec sleep infinity"])
+        words = ["ip", "netns", "exec", self.name, "unshare", "--mount", "--uts", "sh", "-c", made]
+        keeper = subprocess.Popen(words, stdout=subprocess.PIPE)
+        assert keeper.stdout is not None
+        assert keeper.stdout.readline() == b"made\n"
+        self.processes.append(keeper)
+        return keeper
 
     def pids(self) -> list[int]:
         """All processes of this host."""
@@ -123,12 +134,13 @@ def _plug_in(host: Host) -> None:
     ip("-n", host.name, "link", "set", "eth0", "up")
 
 
-def start_ray(cluster: Sequence[Host], folder: Path) -> str:
+def start_ray(cluster: Sequence[Host], folder: Path, log: Path) -> str:
     """A head without CPUs on the first host, a node with one on each of the others; the head's address.
 
-    folder: for what Ray keeps; its path must be short, since sockets lie there.
+    folder: where each host keeps what Ray keeps; its path must be short, since sockets lie there.
     """
-    log = folder / "start.log"
+    for host in cluster:
+        host.own.append(folder)
     address = f"{cluster[0].address}:{HEAD_PORT}"
     ray = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
     head, *nodes = cluster

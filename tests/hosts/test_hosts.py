@@ -44,7 +44,7 @@ def test_hosts_run_with_one_cut_off_and_back_is_exactly_the_undisturbed_one(tmp_
     out_dir, log = tmp_path / "runs/rough", tmp_path / "driver.log"
     with hosts(4, tmp_path) as cluster:
         head = cluster[0]
-        address = start_ray(cluster, ray_folder)
+        address = start_ray(cluster, ray_folder, tmp_path / "ray.log")
         assert head.start([*COMMAND, "train", calm, "--address", address], log).wait(GANG_SECONDS) == 0, log.read_text()
 
         driver = head.start([*COMMAND, "train", rough, "--address", address], log)
@@ -72,8 +72,8 @@ def test_doctor_of_hosts_measures_each_link_and_names_the_host_that_does_not_see
     out_dir = tmp_path / "runs/calm"
     out_dir.mkdir(parents=True)
     with hosts(3, tmp_path) as cluster:
-        cluster[2].blind.append(out_dir)
-        address = start_ray(cluster, ray_folder)
+        cluster[2].own.append(out_dir)
+        address = start_ray(cluster, ray_folder, tmp_path / "ray.log")
         words = [*COMMAND, "doctor", str(file), "--address", address, "--json"]
         doctor = cluster[0].start(["sh", "-c", f'exec "$@" > {answer}', "sh", *words], tmp_path / "doctor.log")
         assert doctor.wait(GANG_SECONDS) == 1, (tmp_path / "doctor.log").read_text()

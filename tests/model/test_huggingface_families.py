@@ -17,7 +17,7 @@ from model.config import GPTConfig
 from model.errors import ModelError
 from model.gpt import GPT
 from model.huggingface_export import export
-from model.huggingface_folder import load_model
+from model.huggingface_folder import _open_files, load_model
 from tests.model.byte_tokenizer import byte_tokenizer
 
 VOCABULARY = 130
@@ -271,3 +271,10 @@ def test_export_of_a_shape_without_a_layout_is_refused(
     with pytest.raises(ModelError, match=said):
         export(GPT(config).named_parameters(), config, tokenizer_path, tmp_path / "out", eot_id=0)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["../model.safetensors", "/etc/model.safetensors", "a/model.safetensors"])
+def test_index_that_names_files_elsewhere_is_refused(name: str, tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"wte.weight": name}}))
+    with pytest.raises(ModelError, match="must name files beside it"):
+        list(_open_files(tmp_path))

@@ -31,6 +31,15 @@ def start(attempt: int = 1, resumed_step: int = 0, **changes: Any) -> Record:
     return record | changes
 
 
+def dataset_facts(split: str = "train") -> Record:
+    """What a start event tells of one split of a dataset."""
+    return {
+        **{"name": f"mill/{split}", "context": "training" if split == "train" else "validation"},
+        **{"fingerprint": "f" * 64, "address": "/data/mill", "dtype": "uint16", "vocab_size": 512},
+        **{"shards": 3, "documents": 40, "tokens": 9000, "bytes": 20_000, "tokens_by_source": {"a.txt": 9000}},
+    }
+
+
 def step(number: int, attempt: int = 1, **changes: Any) -> Record:
     """A step record with ten metrics; its time differs between attempts, as it does in life."""
     loss = 9.0 - 0.01 * number
@@ -40,7 +49,7 @@ def step(number: int, attempt: int = 1, **changes: Any) -> Record:
         "time": START_TIME + 1000 * attempt + number,
         "loss": loss,
         "loss_hex": loss.hex(),
-        "sequence_hash": f"{number:016x}",
+        "sequence_hash": f"{number:013x}abc",
         "lr": 1e-3,
         "grad_norm": 1.5,
         "tokens": number * TOKENS_PER_STEP,
@@ -74,6 +83,12 @@ def end(number: int, attempt: int = 1, status: str = "finished") -> Record:
     time = START_TIME + 1000 * attempt + number + 0.75
     tokens = number * TOKENS_PER_STEP
     return {"event": "end", "attempt": attempt, "time": time, "status": status, "step": number, "tokens": tokens}
+
+
+def model_event(out_dir: Path, number: int, column: str = "prompt") -> Record:
+    """The event of a model that was exported to out_dir/model."""
+    common = {"attempt": 1, "time": START_TIME + 2000, "step": number, "checkpoint": f"step-{number:08d}"}
+    return {"event": "model", "path": str(out_dir / "model"), "texts": [column], **common}
 
 
 def write_journal(out_dir: Path, *records: Record) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from monitoring.mlflow_store import MlflowException
-from monitoring.translate import Point, Update
+from monitoring.translate import ExportedModel, Point, Update
 
 
 class FakeRun:
@@ -24,6 +24,7 @@ class FakeRun:
         self.points: set[Point] = set()
         self.statuses: list[str] = []
         self.files: list[str] = []
+        self.models: list[ExportedModel] = []
 
     def send(self, update: Update) -> None:
         for point in update.points:
@@ -32,6 +33,11 @@ class FakeRun:
             self.points.add(point)
         if update.status is not None:
             self.statuses.append(update.status)
+
+    def add_model(self, exported: ExportedModel) -> None:
+        if self.fails():
+            raise MlflowException("away")
+        self.models.append(exported)
 
     def add_file(self, path: Path) -> None:
         self.files.append(path.name)

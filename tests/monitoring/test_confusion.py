@@ -53,7 +53,7 @@ def test_add_plot_of_a_classifier_stores_the_matrix_beside_the_losses(tmp_path: 
     while forwarder.forward():
         pass
     forwarder.add_plot()
-    assert run.files == ["loss.png", "confusion.png", "confusion.json"]
+    assert run.files == ["loss.png", "goodput.png", "confusion.png", "confusion.json"]
 
 
 def _made(folder: Path) -> Path:

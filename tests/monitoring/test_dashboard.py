@@ -117,3 +117,9 @@ def ask(port: int, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
     request = urllib.request.Request(f"http://127.0.0.1:{port}/api/2.0/mlflow/{path}", data, headers)
     with urllib.request.urlopen(request, timeout=30) as answer:
         return dict(json.load(answer))
+
+
+def test_dashboard_command_of_a_store_with_a_password_is_refused_without_showing_it() -> None:
+    with pytest.raises(MonitoringError, match=r"postgresql://me:\.\.\.@host/d: must hold no password") as caught:
+        dashboard_command("postgresql://me:s3cret@host/d")
+    assert "s3cret" not in str(caught.value)

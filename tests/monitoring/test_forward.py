@@ -162,7 +162,8 @@ def _check_texts_and_files(out_dir: Path, database: Path) -> None:
     assert tags["headrace.changed.train.lr"] == "0.5"
     assert (tags["headrace.run_id"], tags["headrace.attempts"]) == ("20250101-0123456789ab", "2")
     files = {path.name: path for path in (out_dir.parent / "mlartifacts").rglob("*") if path.is_file()}
-    assert set(files) == {"run.yaml", "loss.png"}
+    assert set(files) == {"run.yaml", "loss.png", "goodput.png"}
+    assert 0.0 < float(tags["headrace.goodput"]) < 1.0
     assert files["run.yaml"].read_text() == "name: demo\n"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,6 +29,7 @@ def one_second(number: int, time: float, attempt: int = 1) -> Record:
 
 
 def told(spent: Goodput) -> dict[str, float]:
+    assert sum(spent.microseconds.values()) == spent.wall_microseconds
     assert sum(spent.seconds.values()) == pytest.approx(spent.wall_seconds)
     return {cause: round(seconds, 6) for cause, seconds in spent.seconds.items() if abs(seconds) > 1e-9}
 
@@ -43,7 +45,7 @@ def test_goodput_undisturbed_run_by_cause() -> None:
     spent = goodput(records, Fence({1: 100.0}))
     assert told(spent) == {
         **{"steps": 4.5, "data_wait": 0.5, "evaluation": 2.0, "save_stalls": 0.3},
-        **{"load": 0.5, "init": 2.5, "other": 0.7},
+        **{"load": 0.5, "init": 2.5, "borders": 0.7},
     }
     assert spent.ratio == pytest.approx(4.5 / 11)
     assert (spent.wall_seconds, spent.steps, spent.replayed_steps, spent.failures) == (11.0, 5, 0, ())
@@ -67,7 +69,7 @@ def test_goodput_rank_killed_detection_recovery_and_replay() -> None:
     assert told(spent) == {
         # Steps 4 and 5 of the first attempt, and the second from its last record to 0.1 s before the word.
         **{"steps": 5.4, "data_wait": 0.6, "replayed": 3.0, "init": 1.0, "detection": 0.1, "recovery": 0.6},
-        "other": 0.3,
+        "borders": 0.3,
     }
     assert spent.replayed_steps == 2
     [failure] = spent.failures
@@ -120,7 +122,7 @@ def test_goodput_stop_on_request_is_no_time_of_the_run_and_a_resize_is() -> None
     stopped = [at(100.0, start()), one_second(1, 101.0), event("end", 102.0, status="stopped", step=1)]
     again = [at(1003.0, start(2, 1)), one_second(2, 1004.0, 2)]
     spent = goodput([*stopped, *again], Fence({1: 100.0, 2: 1000.0}))
-    assert told(spent) == {"steps": 1.8, "data_wait": 0.2, "init": 3.0, "other": 1.0}
+    assert told(spent) == {"steps": 1.8, "data_wait": 0.2, "init": 3.0, "borders": 1.0}
     assert (spent.wall_seconds, spent.failures) == (6.0, ())
 
     restarted = event("gang_restart", 950.0, kind="made_way", reason="the gang made way", after_seconds=848.0)
@@ -139,8 +141,35 @@ def test_goodput_preemption_is_no_stop_and_no_failure() -> None:
         at(110.0, start(2, 1)),
     ]
     spent = goodput(records, Fence({1: 100.0, 2: 109.0}))
-    assert told(spent) == {"other": 2.0, "resize": 8.0}
+    assert told(spent) == {"borders": 2.0, "resize": 8.0}
     assert spent.failures == ()
+
+
+def test_goodput_bad_step_is_lost_work_and_a_change_of_stages_a_restart() -> None:
+    records = [
+        at(100.0, start()),
+        one_second(1, 101.0),
+        event("bad_numbers", 104.0, step=2, what="loss", value=None, action="skip", resumed_step=1),
+        one_second(2, 105.0),
+        event("stage", 109.0, step=2, stage=1),
+        one_second(3, 110.0),
+    ]
+    spent = goodput(records, Fence({1: 100.0}))
+    assert told(spent) == {"steps": 2.7, "data_wait": 0.3, "replayed": 3.0, "init": 4.0}
+    assert spent.microseconds["lost work"] == 3_000_000
+    assert spent.microseconds["restart"] == 4_000_000
+
+
+def test_goodput_run_seconds_leave_out_the_pauses() -> None:
+    records = [
+        at(100.0, start()),
+        event("end", 102.0, status="stopped", step=1),
+        at(1003.0, start(2, 1)),
+        one_second(2, 1004.0, 2),
+    ]
+    spent = goodput(records, Fence({1: 100.0, 2: 1000.0}))
+    assert spent.pauses == ((102.0, 1000.0),)
+    assert spent.run_seconds(np.array([100.0, 101.0, 102.0, 500.0, 1004.0])).tolist() == [0.0, 1.0, 2.0, 2.0, 6.0]
 
 
 def test_goodput_run_that_gave_up_waits_for_someone_to_start_it_again() -> None:
@@ -181,7 +210,8 @@ seconds = st.floats(-1.0, 20.0)
 @st.composite
 def any_record(draw: st.DrawFn) -> Record:
     attempt, time, number = draw(st.integers(1, 5)), draw(times), draw(st.integers(1, 9))
-    match draw(st.sampled_from(["step", "start", "eval", "checkpoint", "rank_dead", "gang_restart", "restart", "end"])):
+    names = ["step", "start", "eval", "checkpoint", "rank_dead", "gang_restart", "restart", "end", "stage"]
+    match draw(st.sampled_from([*names, "bad_numbers"])):
         case "step":
             return step(number, attempt, time=time, step_seconds=draw(seconds), data_wait_seconds=draw(seconds))
         case "start":
@@ -192,6 +222,8 @@ def any_record(draw: st.DrawFn) -> Record:
             return event("gang_restart", time, attempt, kind="node", reason="", after_seconds=draw(seconds))
         case "rank_dead":
             return event("rank_dead", time, attempt, rank=0, node="n", reason="", detected_seconds=draw(seconds))
+        case "bad_numbers":
+            return event("bad_numbers", time, attempt, step=number, resumed_step=draw(st.integers(0, 9)))
         case name:
             return event(name, time, attempt, step=number, seconds=draw(seconds))
 
@@ -202,13 +234,18 @@ def test_goodput_any_journal_no_cause_is_negative_and_the_sum_is_the_wall_time(
 ) -> None:
     spent = goodput(records, Fence(taken))
     assert all(amount >= 0.0 for amount in spent.seconds.values())
+    assert sum(spent.microseconds.values()) == spent.wall_microseconds
+    assert set(spent.microseconds) == {
+        "step", "data wait", "evaluation", "save", "restart", "lost work", "queue"
+    }  # fmt: skip
     assert sum(spent.seconds.values()) == pytest.approx(spent.wall_seconds)
     assert spent.ratio is None or 0.0 <= spent.ratio <= 1.0
     kept = [record for record in records if Fence(taken).lets_pass(record)]
     if kept and not any(record.get("event") == "end" for record in kept):  # then no time is left out
         first = {n: min(r["time"] for r in kept if r["attempt"] == n) for n in {r["attempt"] for r in kept}}
         began = min((first | taken).values())
-        assert spent.wall_seconds == pytest.approx(max(0.0, max(r["time"] for r in kept) - began))
+        newest = max(round(r["time"] * 1e6) for r in kept)
+        assert spent.wall_microseconds == max(0, newest - round(began * 1e6))
     for failure in spent.failures:
         assert failure.detection_seconds >= 0.0
         assert failure.recovery_seconds is None or failure.recovery_seconds >= 0.0

@@ -27,7 +27,8 @@ def test_problems_step_lost_or_doubled_is_named(lost: int, doubled: int) -> None
     gap = ledger([record for record in run_of(11) if record.get("step") != lost])
     assert problems(gap) == [f"steps without a record: {lost}"]
     twice = [
-        {**record, "sequence_hash": f"{1:016x}"} if record.get("step") == doubled else record for record in run_of(10)
+        {**record, "sequence_hash": step(1)["sequence_hash"]} if record.get("step") == doubled else record
+        for record in run_of(10)
     ]
     assert problems(ledger(twice)) == [f"step {doubled} has the sequences of step 1"]
 

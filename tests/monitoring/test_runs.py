@@ -50,6 +50,14 @@ def test_find_run_by_folder_folder_name_id_and_name(tmp_path: Path) -> None:
         assert find_run(text, tmp_path / "runs").run_id == run.run_id
 
 
+def test_find_run_by_the_id_of_a_job_that_was_submitted_for_it(tmp_path: Path) -> None:
+    create_run_folder(tmp_path / "one", "20260101-a", "one", "")
+    assert find_run("20260101-a-12", tmp_path).name == "one"
+    for text in ("20260101-a-", "20260101-a-x", "20260101-a1-1", "20260101-1"):
+        with pytest.raises(MonitoringError):
+            find_run(text, tmp_path)
+
+
 def test_find_run_name_of_two_runs_names_both_folders(tmp_path: Path) -> None:
     create_run_folder(tmp_path / "a", None, "same", "")
     create_run_folder(tmp_path / "b", None, "same", "")

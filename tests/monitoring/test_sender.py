@@ -19,11 +19,12 @@ import pytest
 import monitoring.send_loop as send_loop
 import monitoring.sender as sender_module
 from monitoring.dashboard import dashboard_command, end_server, server_environment
-from monitoring.journal import attempt_paths, sender_lock
+from monitoring.journal import attempt_paths, node_path, sender_lock
 from monitoring.send_loop import SendLoop
 from monitoring.sender import main, wait_for_parent
 from monitoring.settings import MonitoringSettings
-from tests.monitoring.journals import end, step, write_journal
+from monitoring.system_metrics import sample_record
+from tests.monitoring.journals import dataset_facts, end, model_event, step, write_journal
 from tests.monitoring.journals import start as start_event
 from tests.monitoring.processes import free_port, process, wait_until
 from tests.monitoring.stores import FakeRun, statuses, stored
@@ -67,7 +68,7 @@ def test_sender_ends_by_itself_after_the_end_event_with_a_plot(tmp_path: Path, r
     )
     SendLoop(tmp_path, "http://x", "e", script).run({})
     assert run.statuses == ["RUNNING", "FINISHED"]
-    assert run.files == ["loss.png"]
+    assert run.files == ["loss.png", "goodput.png"]
     assert script.pauses == [2.0, 2.0, 2.0]
 
 
@@ -88,6 +89,24 @@ def test_sender_parent_gone_sends_what_is_there(tmp_path: Path, run: FakeRun) ->
     assert SendLoop(tmp_path, "http://x", "e", script).run({}) is True
     assert run.times_stored()["loss", 1] == 1
     assert run.statuses == ["RUNNING", "FAILED"]
+
+
+def test_sender_goes_on_after_an_old_end_though_a_nodes_samples_were_sent(tmp_path: Path, run: FakeRun) -> None:
+    write_journal(tmp_path, start_event(), step(1), end(1, status="stopped"))
+    node_path(tmp_path, "n1").write_text(json.dumps(sample_record("n1", {"x": 1.0}, 5.0)) + "\n")
+    script = Script(lambda: None, lambda: write_journal(tmp_path, start_event(2, 1), step(2, 2), end(2, 2)))
+    SendLoop(tmp_path, "http://x", "e", script).run(sizes(tmp_path))
+    assert run.statuses == ["KILLED", "FINISHED"]
+
+
+def test_sender_mlflow_away_at_the_end_loses_neither_model_nor_samples(tmp_path: Path, run: FakeRun) -> None:
+    away = {"now": True}
+    run.fails = lambda: away["now"]
+    write_journal(tmp_path, start_event(), step(1), end(1), model_event(tmp_path, 1))
+    node_path(tmp_path, "n1").write_text(json.dumps(sample_record("n1", {"x": 1.0}, 5.0)) + "\n")
+    SendLoop(tmp_path, "http://x", "e", Script(lambda: None, lambda: away.update(now=False))).run({})
+    assert [model.key for model in run.models] == ["step-00000001"]
+    assert run.times_stored()["system/n1/x", 0] == 1
 
 
 def test_sender_parent_gone_leaves_a_run_alone_that_another_driver_has_taken_up(tmp_path: Path, run: FakeRun) -> None:
@@ -217,15 +236,27 @@ def test_sender_process_server_away_at_first_gets_everything_later(out_dir: Path
     port = free_port()
     uri = f"http://127.0.0.1:{port}"
     log = out_dir.parent / "sender.log"
-    write_journal(out_dir, start_event(), *[step(i) for i in range(1, 21)], end(20))
+    write_journal(out_dir, start_event(datasets=[dataset_facts()]), *[step(i) for i in range(1, 21)], end(20))
+    write_journal(out_dir, model_event(out_dir, 20))
+    node_path(out_dir, "n1").write_text(json.dumps(sample_record("n1", {"disk_usage_percentage": 50.0}, 5.0)) + "\n")
+    (out_dir / "model").mkdir()
+    (out_dir / "model/config.json").write_text('{"architectures": ["GPT2LMHeadModel"]}')
     with start_sender(out_dir, "--tracking-uri", uri, "--experiment", "remote") as sender:
         wait_until(lambda: log.exists() and "cannot be used now" in log.read_text())
         database = shutil.move(out_dir.parent / "mlflow.db", out_dir.parent / "server.db")
         server = subprocess.Popen(dashboard_command(f"sqlite:///{database}", port=port), env=server_environment())
         try:
             wait_until(
-                lambda: statuses(database) == [("demo", "FINISHED")] and artifacts(uri) == ["loss.png", "run.yaml"]
+                lambda: (
+                    statuses(database) == [("demo", "FINISHED")]
+                    and artifacts(uri) == ["goodput.png", "loss.png", "run.yaml"]
+                )
             )
+            found = run_of(uri)
+            assert [used["dataset"]["name"] for used in found["inputs"]["dataset_inputs"]] == ["mill/train"]
+            [logged] = found["outputs"]["model_outputs"]
+            [model] = [post_model["info"] for post_model in models(uri, found["info"]["experiment_id"])]
+            assert (model["model_id"], model["status"]) == (logged["model_id"], "LOGGED_MODEL_READY")
         finally:
             end_server(server)
         assert sender.stdin is not None
@@ -235,16 +266,29 @@ def test_sender_process_server_away_at_first_gets_everything_later(out_dir: Path
     times = stored(database)
     assert set(times.values()) == {1}
     assert {number for key, number in times if key == "loss"} == set(range(1, 21))
+    assert times["system/n1/disk_usage_percentage", 0] == 1
 
 
-def artifacts(uri: str) -> list[str]:
-    """The names of the artefacts of the one run in a server's experiment "remote"."""
+def models(uri: str, experiment_id: str) -> list[dict[str, Any]]:
+    """The logged models of an experiment of a server."""
+    found = post(f"{uri}/api/2.0/mlflow/logged-models/search", {"experiment_ids": [experiment_id]})
+    return list(found["models"])
+
+
+def run_of(uri: str) -> dict[str, Any]:
+    """The one run in a server's experiment "remote"."""
     [experiment] = post(f"{uri}/api/2.0/mlflow/experiments/search", {"max_results": 1, "filter": "name = 'remote'"})[
         "experiments"
     ]
     body = {"experiment_ids": [experiment["experiment_id"]]}
     [found] = post(f"{uri}/api/2.0/mlflow/runs/search", body)["runs"]
-    with urllib.request.urlopen(f"{uri}/api/2.0/mlflow/artifacts/list?run_id={found['info']['run_id']}") as answer:
+    return dict(found)
+
+
+def artifacts(uri: str) -> list[str]:
+    """The names of the artefacts of that run."""
+    run_id = run_of(uri)["info"]["run_id"]
+    with urllib.request.urlopen(f"{uri}/api/2.0/mlflow/artifacts/list?run_id={run_id}") as answer:
         return sorted(file["path"] for file in json.load(answer).get("files", []))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 
@@ -10,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from monitoring.journal import Record
-from monitoring.translate import Point, Translator
-from tests.monitoring.journals import START_TIME, end, evaluation, start, step
+from monitoring.translate import ExportedModel, Point, Translator
+from tests.monitoring.journals import START_TIME, dataset_facts, end, evaluation, start, step
 
 
 def test_step_all_numbers_become_points_with_the_journals_time() -> None:
@@ -19,11 +20,23 @@ def test_step_all_numbers_become_points_with_the_journals_time() -> None:
     points = {point.key: point for point in update.points}
     assert points["loss"] == Point("loss", 9.0 - 0.07, round((START_TIME + 1007) * 1000), 7)
     assert points["loss_scale"].value == 1024.0
-    assert points["sequence_hash"].value == 0.0
+    assert points["sequence_hash"].value == 7.0
     assert set(points) == {
         *("loss", "lr", "grad_norm", "tokens", "tokens_per_second", "mfu", "memory_bytes"),
         *("data_wait_seconds", "step_seconds", "loss_scale", "sequence_hash"),
     }
+
+
+def test_rank_times_become_two_metrics_and_name_the_slowest() -> None:
+    told: Record = {"event": "rank_times", "attempt": 1, "time": 2.0, "step": 16}
+    told |= {"seconds": [0.1, 0.4, 0.2], "nodes": ["a", "b", "c"]}
+    update = Translator().translate([told, told])
+    assert {(point.key, point.value, point.step) for point in update.points} == {
+        ("rank_seconds_slowest", 0.4, 16),
+        ("rank_seconds_median", 0.2, 16),
+    }
+    assert len(update.points) == 2
+    assert update.tags == {"headrace.slowest_rank": "rank 1 on b: 0.400 s a step by itself, the others 0.150 s"}
 
 
 @given(st.integers(0, 2**64 - 1))
@@ -105,8 +118,40 @@ def test_checkpoint_restart_and_rank_dead_events() -> None:
     )
     values = {(point.key, point.step): point.value for point in update.points}
     assert values == {("checkpoint_seconds", 4): 0.5, ("checkpoint_bytes", 4): 600.0, ("restart_seconds", 4): 0.7}
-    assert update.tags == {"headrace.last_failure": "attempt 2: rank 1 on n1 at step 5: signal 9"}
+    failure = "attempt 2: rank 1 on n1 at step 5: signal 9"
+    assert update.tags == {"headrace.checkpoint": "p", "headrace.last_failure": failure}
     assert update.status is None
+
+
+def test_newest_checkpoint_is_a_tag_also_where_its_step_was_saved_before() -> None:
+    saved = [
+        {"event": "checkpoint", "step": 4, "path": f"/c/step-4-{attempt}", "attempt": attempt, "time": START_TIME}
+        for attempt in (1, 2)
+    ]
+    assert Translator().translate(saved).tags == {"headrace.checkpoint": "/c/step-4-2"}
+
+
+@pytest.mark.parametrize(("address", "kind"), [("/data/mill", "local"), ("s3://bucket/mill", "s3")])
+def test_datasets_of_a_start_are_inputs_with_a_digest_of_mlflows_length(address: str, kind: str) -> None:
+    facts = [dataset_facts() | {"address": address}, dataset_facts("val")]
+    train, val = Translator().translate([start(datasets=facts)]).datasets
+    assert (train.name, train.context, train.digest) == ("mill/train", "training", "f" * 36)
+    assert (train.source_type, json.loads(train.source)) == (kind, {"uri": address})
+    profile = json.loads(train.profile)
+    assert (profile["fingerprint"], profile["tokens"]) == ("f" * 64, 9000)
+    assert json.loads(train.schema)["mlflow_tensorspec"][0]["tensor-spec"] == {"dtype": "uint16", "shape": [-1]}
+    assert (val.name, val.context) == ("mill/val", "validation")
+
+
+def test_start_of_a_journal_from_before_datasets_were_told_has_none() -> None:
+    assert Translator().translate([start()]).datasets == []
+
+
+def test_exported_model_is_to_be_logged() -> None:
+    event = {"event": "model", "attempt": 1, "time": START_TIME, "step": 9, "path": "/r/model", "checkpoint": "step-9"}
+    update = Translator().translate([{**event, "texts": ["text", "pair"]}])
+    assert update.model == ExportedModel("/r/model", "step-9", 9, ("text", "pair"))
+    assert (update.points, update.status) == ([], None)
 
 
 def test_checkpoint_stall_and_restart_of_a_gang() -> None:

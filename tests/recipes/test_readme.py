@@ -15,7 +15,8 @@ from trainer.config import load_run_file
 ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "recipes"
 TEXT = (RECIPES / "README.md").read_text(encoding="utf-8")
-RUN_FILES = sorted(RECIPES.glob("*.yaml"))
+FOR_GPUS = re.findall(r"recipes/([\w.-]+\.yaml)", (ROOT / "docs/gpu.md").read_text())
+RUN_FILES = sorted(path for path in RECIPES.glob("*.yaml") if path.name not in FOR_GPUS)
 COMMANDS = [
     line.partition("#")[0].strip()
     for block in re.findall(r"^```\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)

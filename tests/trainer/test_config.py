@@ -92,3 +92,39 @@ def test_override_malformed_is_refused(override: str, message: str, tmp_path: Pa
     path = write(tmp_path, SMALLEST + "seed: 3\n")
     with pytest.raises(TrainError, match=message):
         load_run_file(path, [override])
+
+
+SECRET = "xyzzy"
+
+
+@pytest.mark.parametrize(
+    ("override", "field", "shown"),
+    [
+        ("monitoring.tracking_uri=http://me:xyzzy@host", "monitoring.tracking_uri", "http://me:...@host"),
+        ("monitoring.tracking_uri=http://me:xy/zzy@host", "monitoring.tracking_uri", "http://me:...@host"),
+        ("data.dir=sftp://me:xyzzy@host/d", "data.dir", "sftp://me:...@host/d"),
+        ("data.sources=[{path: 'https://h/a.txt?sig=xyzzy'}]", "data.sources.0.path", r"https://h/a.txt\?sig=..."),
+        ("nowhere=https://xyzzy@host", "nowhere", "https://...@host"),
+    ],
+)
+def test_address_with_a_secret_is_refused_without_being_shown(
+    override: str, field: str, shown: str, tmp_path: Path
+) -> None:
+    path = write(tmp_path, SMALLEST)
+    refused = rf"{field}: must hold no password.*{shown}'\. Leave it out"
+    with pytest.raises(TrainError, match=refused) as caught:
+        load_run_file(path, [override])
+    assert "zzy" not in str(caught.value)
+
+
+def test_sample_that_looks_like_an_address_is_text(tmp_path: Path) -> None:
+    path = write(tmp_path, SMALLEST)
+    assert load_run_file(path, ["eval.samples=['http://a:b@c']"]).eval.samples == ("http://a:b@c",)
+
+
+def test_stored_run_file_with_a_secret_is_refused_without_showing_it(tmp_path: Path) -> None:
+    text = dump_run_file(load_run_file(write(tmp_path, SMALLEST)))
+    stored = text.replace("tracking_uri: null", f"tracking_uri: http://me:{SECRET}@host")
+    with pytest.raises(TrainError, match=r"must hold no password") as caught:
+        parse_run_file(stored, "run.yaml")
+    assert SECRET not in str(caught.value)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.slow_rank import WINDOW, Pace, SlowRank, _median_without, watch_pace
+from trainer.slow_rank import WINDOW, Pace, SlowRank, _median_without, own_medians, watch_pace
 
 
 def watched(rows: list[list[float]], rest_seconds: float = 0.1) -> list[tuple[int, SlowRank]]:
@@ -47,3 +47,13 @@ def test_median_without_is_that_of_the_others(values: list[float], number: int) 
     at = number % len(values)
     others = values[:at] + values[at + 1 :]
     assert _median_without(sorted(values), values[at]) == pytest.approx(statistics.median(others))
+
+
+def test_own_medians_are_those_of_a_full_window() -> None:
+    pace = Pace()
+    for step in range(WINDOW):
+        assert own_medians(pace) == []
+        pace, _ = watch_pace(pace, 1.0, [0.1, 0.2 + step])
+    assert own_medians(pace) == [0.1, 7.2]
+    alone, _ = watch_pace(pace, 1.0, [0.1, 99.0])
+    assert own_medians(alone) == [0.1, 8.2]

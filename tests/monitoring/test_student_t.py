@@ -1,0 +1,26 @@
+"""Student's t, against SciPy."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from monitoring.student_t import t_distribution, t_quantile
+
+
+@given(st.floats(0.5, 0.9999), st.floats(1.0, 500.0))
+def test_t_quantile_is_that_of_scipy(probability: float, df: float) -> None:
+    assert t_quantile(probability, df) == pytest.approx(stats.t.ppf(probability, df), rel=1e-8, abs=3e-8)
+
+
+@given(st.floats(-50, 50), st.floats(0.5, 500.0))
+def test_t_distribution_is_that_of_scipy(t: float, df: float) -> None:
+    assert t_distribution(t, df) == pytest.approx(stats.t.cdf(t, df), abs=3e-8)  # near t = 0 digits cancel
+
+
+@pytest.mark.parametrize(("probability", "df"), [(0.4, 3.0), (1.0, 3.0), (0.9, 0.0)])
+def test_t_quantile_impossible_values_are_refused(probability: float, df: float) -> None:
+    with pytest.raises(ValueError, match=r"needs 0\.5 <= probability"):
+        t_quantile(probability, df)
