@@ -52,6 +52,10 @@ class KeeperActor:
         """Learn the keepers of the run: the address of each, by node."""
         self._keeper.meet(addresses)
 
+    def stay(self) -> None:
+        """Never returns: who has called it hears of the keeper's death at once, without asking again and again."""
+        threading.Event().wait()
+
 
 def _end_with(raylet_pid: int) -> None:
     """End this process when its node's raylet does, without which nobody would know of it."""
@@ -82,9 +86,11 @@ class SnapshotKeepers:
         host = "127.0.0.1" if is_local else ray.util.get_node_ip_address()
         self._cord = Cord(host, MOST_KEEPERS)
         self._arguments = {"name": name, "token": token, "is_local": is_local, "driver": self._cord.address}
-        # Each by the node's id: the keepers, what was asked of them, where they are, how many have died.
+        # Each by the node's id: the keepers, what was asked of them, the calls that end with them, where they are, how
+        # many have died.
         self._actors: dict[str, Any] = {}
         self._asked: dict[str, ray.ObjectRef[Address]] = {}
+        self._staying: dict[str, ray.ObjectRef[None]] = {}
         self._known: dict[str, Address] = {}
         self._deaths: Counter[str] = Counter()
         self._without: frozenset[str] = frozenset()
@@ -105,19 +111,19 @@ class SnapshotKeepers:
         alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
         for node_id in [node_id for node_id in self._actors if node_id not in alive]:
             self._leave_out(node_id)
-        for node_id in sorted(alive - self._without - self._asked.keys()):
+        for node_id in sorted(alive - self._without - self._asked.keys() - self._staying.keys()):
             if node_id not in self._actors and self._deaths[node_id] < MOST_DEATHS:
                 self._actors[node_id] = self._start(node_id)
-            if node_id in self._actors:  # also one that is known: whether it is still there
+            if node_id in self._actors:
                 self._asked[node_id] = self._actors[node_id].address.remote()
         self.look()
 
     def look(self) -> None:
         """Take the answers that have come, and have the keepers meet anew where that changes who there is."""
-        if self._asked:
-            answered, _ = ray.wait(list(self._asked.values()), num_returns=len(self._asked), timeout=0)
-            for node_id in [node_id for node_id, call in self._asked.items() if call in answered]:
-                self._take_answer(node_id)
+        for node_id in _answered(self._asked):
+            self._take_answer(node_id)
+        for node_id in _answered(self._staying):
+            self._take_end(node_id)
         known = {node_id: address for node_id, address in self._known.items() if node_id not in self._without}
         if known != self._met:
             self._met = known
@@ -132,31 +138,52 @@ class SnapshotKeepers:
         """End the keepers, and let go of all snapshots."""
         for actor in self._actors.values():
             ray.kill(actor)
-        self._actors, self._asked, self._known = {}, {}, {}
+        self._actors, self._asked, self._staying, self._known = {}, {}, {}, {}
         self.let_go()
 
     def _start(self, node_id: str) -> Any:
-        actor = ray.remote(num_cpus=0, max_restarts=0)(KeeperActor).options(
+        actor = ray.remote(num_cpus=0, max_restarts=0, max_concurrency=2)(KeeperActor).options(
             scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False)
         )
         return actor.remote(node_id=node_id, **self._arguments)
 
     def _take_answer(self, node_id: str) -> None:
+        call = self._asked.pop(node_id)
         try:
-            self._known[node_id] = ray.get(self._asked.pop(node_id), timeout=0)
-        except ray.exceptions.ActorDiedError as error:
-            logger.warning("the keeper of snapshots on node %s has died: %s", node_id, error)
-            self._deaths[node_id] += 1
-            self._leave_out(node_id)
-            if self._deaths[node_id] == MOST_DEATHS:
-                logger.warning("node %s goes without a keeper of snapshots: %d have died there", node_id, MOST_DEATHS)
+            self._known[node_id] = ray.get(call, timeout=0)
+            self._staying[node_id] = self._actors[node_id].stay.remote()
         except ray.exceptions.RayError as error:
+            self._take_error(node_id, error)
+
+    def _take_end(self, node_id: str) -> None:
+        call = self._staying.pop(node_id)
+        try:
+            ray.get(call, timeout=0)
+        except ray.exceptions.RayError as error:
+            self._take_error(node_id, error)
+
+    def _take_error(self, node_id: str, error: ray.exceptions.RayError) -> None:
+        if not isinstance(error, ray.exceptions.ActorDiedError):
             logger.warning("the keeper of snapshots on node %s does not answer: %s", node_id, error)
+            return
+        logger.warning("the keeper of snapshots on node %s has died: %s", node_id, error)
+        self._deaths[node_id] += 1
+        self._leave_out(node_id)
+        if self._deaths[node_id] == MOST_DEATHS:
+            logger.warning("node %s goes without a keeper of snapshots: %d have died there", node_id, MOST_DEATHS)
 
     def _leave_out(self, node_id: str) -> None:
         ray.kill(self._actors.pop(node_id))
-        self._asked.pop(node_id, None)
-        self._known.pop(node_id, None)
+        for of_node in (self._asked, self._staying, self._known):
+            of_node.pop(node_id, None)
+
+
+def _answered(calls: Mapping[str, ray.ObjectRef[Any]]) -> list[str]:
+    """The nodes whose call has come back."""
+    if not calls:
+        return []
+    answered, _ = ray.wait(list(calls.values()), num_returns=len(calls), timeout=0)
+    return [node_id for node_id, call in calls.items() if call in answered]
 
 
 def fetch_snapshot_memory(token: str, rank: int, world_size: int) -> RankMemory:

@@ -79,8 +79,7 @@ def test_snapshots_after_a_supervisor_and_then_a_node_were_killed_go_on_exactly_
         wait_until(lambda: len(events(out_dir, "start")) == 2, "a new gang on the same nodes", 60)
         reached.append(max(record["step"] for record in steps(out_dir) if record["attempt"] == 1))
         run_to(reached[0] // INTERVAL * INTERVAL + 2 * INTERVAL)
-        keepers = pids_titled("headrace: keeper of moved")
-        assert len(keepers) == 3
+        assert len(pids_titled("headrace: keeper of moved")) == 3
         kill_node_of_a_rank(cluster, "moved")
         wait_until(lambda: len(events(out_dir, "start")) == 3, "a new gang on the spare node", 100)
         reached.append(max(record["step"] for record in steps(out_dir) if record["attempt"] == 2))
