@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from monitoring.columns import Columns
@@ -82,6 +83,7 @@ def from_points(run: StoredRun, points: Mapping[str, Any]) -> ComparedRun:
     return ComparedRun(summary, settings)
 
 
+@lru_cache(maxsize=4096)  # the runs of a search share most of theirs
 def _value(text: str) -> Any:
     """A parameter's value: MLflow has texts as they are and everything else as JSON."""
     try:

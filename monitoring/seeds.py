@@ -125,8 +125,10 @@ def _group(
 
 
 def _text(groups: Sequence[SeedGroup], differences: Sequence[Difference]) -> str:
+    if sum(len(group.runs) for group in groups) < 2:
+        return "no verdict: it takes two runs or more"
     if len(groups) < 2:
-        return "no verdict: all runs have the same settings but for their seeds" if groups else "no verdict: no runs"
+        return "no verdict: all runs have the same settings but for their seeds"
     if not any(group.losses for group in groups):
         return "no verdict: the runs have no validation loss at the same number of tokens"
     lone = [group for group in groups if len(group.losses) < 2]

@@ -56,7 +56,8 @@ def test_judge_seeds_spread_larger_than_the_difference_is_no_verdict() -> None:
         ([*runs(0.1, 1, 1), *runs(0.2, 2, 2)], [5.0, 5.1, 4.0, 4.1], "one seed proves nothing"),  # a seed run twice
         ([*runs(0.1, 1, 2), *runs(0.2, 1, 2)], [None] * 4, "no validation loss at the same number"),
         ([*runs(0.1, 1, 2), *runs(0.2, 1, 2)], [5.0, 5.1, float("nan"), 4.0], "one seed proves nothing"),
-        ([], [], "no runs"),
+        ([], [], "two runs or more"),
+        (runs(0.1, 1), [5.0], "two runs or more"),
     ],
 )
 def test_judge_seeds_without_several_seeds_says_no_verdict(
