@@ -33,16 +33,18 @@ def stand_in_line(
         head: the cluster's, HOST:PORT; look: whether it is our turn, by default as the cluster says.
     """
     look = look or _looker(job_id, head)
-    seen, told = 0, ""
+    seen, told, is_away = 0, "", False
     while True:
         if is_stop_asked(out_dir):
             return False
         try:
             turn = look()
         except ClusterError as error:  # the server is away for a moment
-            logger.warning("the line cannot be seen now: %s", error)
-            seen = 0
+            if not is_away:  # said once
+                logger.warning("the line cannot be seen now: %s", error)
+            seen, is_away = 0, True
         else:
+            is_away = False
             seen = seen + 1 if turn.is_now else 0
             if seen >= SURE_LOOKS:
                 return True

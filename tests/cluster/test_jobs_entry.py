@@ -48,8 +48,10 @@ def test_line_ends_when_room_was_seen_twice_in_a_row(tmp_path: Path) -> None:
     assert stand(tmp_path, turn(False), turn(True), turn(False), turn(True), turn(True)) == (True, 4)
 
 
-def test_line_outlasts_a_server_that_is_away(tmp_path: Path) -> None:
-    assert stand(tmp_path, turn(True), ClusterError("away"), turn(True), turn(True)) == (True, 3)
+def test_line_outlasts_a_server_that_is_away_and_says_so_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    away = ClusterError("away")
+    assert stand(tmp_path, turn(True), away, away, turn(True), away, turn(True), turn(True)) == (True, 6)
+    assert [record.message for record in caplog.records] == ["the line cannot be seen now: away"] * 2
 
 
 def test_line_ends_with_a_request_to_stop(tmp_path: Path) -> None:
