@@ -14,6 +14,7 @@ from types import FrameType
 from cluster.gang import make_gang_spec
 from cluster.gang_journal import append_event
 from cluster.gang_loop import GangLoop, limits_of
+from cluster.jobs.time_in_line import TimeInLine, tell_time_in_line
 from cluster.restarts import Finish, GiveUp
 from cluster.session import LazySession
 from cluster.settings import ClusterSettings, Resources
@@ -89,12 +90,13 @@ def train_on_ray(
     profile_steps: int | None = None,
     run_id: str | None = None,
     commit: str | None = None,
+    in_line: TimeInLine | None = None,
 ) -> DriveResult:
     """Train the run to its end, from wherever it is; with `profile_steps` profile so many, and tell MLflow nothing.
 
     Args:
         run_id: the id of a run that was submitted and has none in its folder yet; commit: of the project that it was
-            submitted from, where `project` is no checkout.
+            submitted from, where `project` is no checkout; in_line: how long a submission waited for its turn.
 
     Raises:
         TrainError: what only a rank could find wrong with the input.
@@ -104,6 +106,8 @@ def train_on_ray(
         launch = open_launch(config, dataset, accept_changes, run_id)
         if launch.is_finished:
             return DriveResult("already finished", launch)
+        if in_line is not None:
+            tell_time_in_line(Path(config.out_dir), in_line)
         tags = provenance_tags(project) | ({"git.commit": commit} if commit else {})
         end = _train(launch, settings, lazy.resources(), tags, is_local, profile_steps)
     if isinstance(end, Finish):

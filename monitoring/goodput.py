@@ -2,21 +2,25 @@
 
 The measure is Google's ML goodput and Meta's effective training time ratio: time spent on steps that count, each once,
 over the wall time. A run's wall time goes from its first attempt's number to its last record, without the time in which
-nobody wanted it to run: from a stop on request, or the end, to the next attempt. Amounts are whole microseconds.
+nobody wanted it to run: from a stop on request, or the end, to the next attempt. The time that its submissions stood in
+line belongs to it, wherever that lies; what a driver does from there to the first attempt's number (it starts, and
+prepares the corpus) does not. Amounts are whole microseconds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from monitoring.columns import Columns, Steps, believed_columns, columns_of, counted_steps
-from monitoring.history import WATCHERS_EVENTS, Fence
+from monitoring.attempts import Attempt, attempts_of, microseconds_of, times_of, whole_microseconds
+from monitoring.columns import Columns, believed_columns, columns_of, counted_steps
+from monitoring.history import Fence
 from monitoring.journal import Record, number
+from monitoring.time_in_line import spans_in_line, with_line
 
 CAUSES: Mapping[str, str] = {
     "steps": "steps that count, without their wait for data: what a run is for",
@@ -31,6 +35,7 @@ CAUSES: Mapping[str, str] = {
     "recovery": "from that word to the start of the next attempt",
     "resize": "from the save for another number of workers, or for a preemption, to the start of the next attempt",
     "waiting": "between gangs, for a back-off and for room; after a run that gave up, for someone to start it again",
+    "in_line": "a submitted run's wait for its turn",
 }
 
 KINDS: Mapping[str, tuple[str, ...]] = {
@@ -40,12 +45,13 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "save": ("save_stalls", "borders"),
     "restart": ("init", "load", "detection", "recovery", "resize"),
     "lost work": ("replayed",),
-    "queue": ("waiting",),
+    "queue": ("waiting", "in_line"),
 }
 """The causes, each in one kind: what is told at a glance."""
 
-_ASKED_FOR = ("made_way", "preemption")  # kinds of `gang_restart` that follow a save, not a failure
 _UNWANTED = "unwanted"  # the time that is none of the run's
+_IN_LINE = "in_line"
+_IDLE = frozenset({_UNWANTED, "waiting", "recovery"})  # nobody works on a run that stands in line
 
 
 @dataclass(frozen=True)
@@ -80,76 +86,14 @@ class Goodput:
     excluded_sequences: int  # positions left out because they could not be read
     bad_steps: int  # steps with a bad loss or gradient
     failed_saves: int
-    began: float  # unix seconds
-    pauses: tuple[tuple[float, float], ...]  # unix seconds from, until: when nobody wanted it to run
+    began: float  # unix seconds: the first attempt
+    pauses: tuple[tuple[float, float], ...]  # unix seconds from, until: nobody wanted it to run, or it stood in line
 
     def run_seconds(self, times: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The run's own time at those unix seconds: since it began, without the pauses."""
+        """The run's own time at those unix seconds: since its first attempt began, without the pauses."""
         passed = sum((np.clip(times - start, 0.0, end - start) for start, end in self.pauses), np.zeros(len(times)))
         own: NDArray[np.float64] = times - self.began - passed
         return own
-
-
-@dataclass
-class _Attempt:
-    """What one attempt's own processes wrote, by time, and what was written of it. Times in microseconds."""
-
-    number: int
-    taken: int
-    steps: Steps
-    counted: NDArray[np.bool_]  # of the steps
-    events: list[Record] = field(default_factory=list)
-    watchers: list[Record] = field(default_factory=list)
-
-    @property
-    def begin(self) -> int | None:
-        """The first record of one that got as far as training."""
-        starts = [_us(record) for record in self.events if record.get("event") == "start"]
-        return min([*starts[:1], *_times(self.steps)[:1].tolist()], default=None)
-
-    @property
-    def load_seconds(self) -> float:
-        """What the start told of its load."""
-        start = next((record for record in self.events if record.get("event") == "start"), None)
-        return max(0.0, number(start, "load_seconds") or 0.0) if start is not None else 0.0
-
-    @property
-    def last(self) -> int:
-        newest = [*map(_us, self.events[-1:]), *_times(self.steps)[-1:].tolist()]
-        return max(newest, default=self.taken)
-
-    @property
-    def is_heard_of(self) -> bool:
-        """Whether there is any record of it."""
-        return bool(len(self.steps) or self.events or self.watchers)
-
-    @property
-    def last_word(self) -> int:
-        """The newest record that it wrote or that tells of it."""
-        own = [self.last] if len(self.steps) or self.events else []
-        return max([*own, *map(_us, self.watchers)], default=self.taken)
-
-    @property
-    def ending(self) -> str:
-        """finished, stopped, failed, resize, or empty for one that broke off."""
-        for record in reversed(self.events):
-            if record.get("event") == "end":
-                # A stop that the driver follows by a gang of its own accord is no stop: a resize, or a preemption.
-                goes_on = record["status"] == "stopped" and any(w["event"] == "gang_restart" for w in self.watchers)
-                return "resize" if goes_on else str(record["status"])
-        if any(watcher.get("kind") in _ASKED_FOR for watcher in self.watchers):
-            return "resize"
-        return "failed" if any(watcher["event"] == "end" for watcher in self.watchers) else ""
-
-    @property
-    def gave_up(self) -> int:
-        """When the driver gave up, for one that failed."""
-        return max(_us(watcher) for watcher in self.watchers if watcher["event"] == "end")
-
-    def word_of_failure(self) -> Record | None:
-        """The event that tells of its end: a rank's death, else the restart of the gang."""
-        by_name = {record["event"]: record for record in reversed(self.watchers)}
-        return by_name.get("rank_dead") or by_name.get("hang") or by_name.get("fenced") or by_name.get("gang_restart")
 
 
 def goodput(records: Iterable[Record], fence: Fence | None = None) -> Goodput:
@@ -161,14 +105,15 @@ def goodput(records: Iterable[Record], fence: Fence | None = None) -> Goodput:
 def goodput_of(columns: Columns, fence: Fence) -> Goodput:
     """As `goodput`, of columns of which only the believed ones are left."""
     _, counted = counted_steps(columns)
-    attempts = _attempts(columns, counted, fence)
+    attempts = attempts_of(columns, counted, fence)
     spent = dict.fromkeys(CAUSES, 0)
+    began = min((attempt.taken for attempt in attempts), default=0)
     pauses = []
-    for cause, began, amount in _spent(attempts):
+    for cause, since, amount in _spent_and_in_line(columns, attempts, began):
         if cause != _UNWANTED:
             spent[cause] += amount
-        elif amount > 0:
-            pauses.append((began / 1e6, (began + amount) / 1e6))
+        if cause in (_UNWANTED, _IN_LINE) and amount > 0 and since >= began:
+            pauses.append((since / 1e6, (since + amount) / 1e6))
     wall = sum(spent.values())
     sizes = _world_sizes(columns)
     return Goodput(
@@ -185,7 +130,7 @@ def goodput_of(columns: Columns, fence: Fence) -> Goodput:
         excluded_sequences=sum(r["end"] - r["start"] for r in columns.of("excluded")),
         bad_steps=len(columns.of("bad_numbers")),
         failed_saves=len(columns.of("checkpoint_failed")),
-        began=min((attempt.taken for attempt in attempts), default=0) / 1e6,
+        began=began / 1e6,
         pauses=tuple(pauses),
     )
 
@@ -195,60 +140,22 @@ def _world_sizes(columns: Columns) -> tuple[int, ...]:
     return tuple(size for i, size in enumerate(worlds) if i == 0 or worlds[i - 1] != size)
 
 
-def _us(record: Record) -> int:
-    return round(float(record["time"]) * 1e6)
-
-
-def _times(steps: Steps) -> NDArray[np.int64]:
-    return _whole(steps["time"])
-
-
-def _whole(seconds: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Seconds as microseconds; NaN and less than nothing is nothing."""
-    whole: NDArray[np.int64] = np.rint(np.fmax(seconds, 0.0) * 1e6).astype(np.int64)  # of NaN and 0, fmax takes 0
-    return whole
-
-
-def _attempts(columns: Columns, counted: NDArray[np.bool_], fence: Fence) -> list[_Attempt]:
-    steps = columns.steps
-    events = sorted(columns.events, key=lambda record: float(record["time"]))
-    numbers = {*fence.taken, *np.unique(steps["attempt"]).tolist(), *(record["attempt"] for record in events)}
-    found = {}
-    for n in sorted(numbers):
-        own_steps, own_counted = _own_steps(steps, counted, n)
-        times = [*(_us(record) for record in events if record["attempt"] == n), *_times(own_steps[:1]).tolist()]
-        taken = round(fence.taken[n] * 1e6) if n in fence.taken else min(times)
-        found[n] = _Attempt(n, taken, own_steps, own_counted)
-    for record in events:
-        attempt = found[record["attempt"]]
-        (attempt.watchers if _is_of_watchers(record) else attempt.events).append(record)
-    return list(found.values())
-
-
-def _own_steps(steps: Steps, counted: NDArray[np.bool_], attempt: int) -> tuple[Steps, NDArray[np.bool_]]:
-    """The steps of an attempt by time, and which of them count. Without a copy where they lie so."""
-    first, end = np.searchsorted(steps["attempt"], [attempt, attempt + 1]).tolist()
-    steps, counted = steps[first:end], counted[first:end]
-    if np.all(steps["time"][1:] >= steps["time"][:-1]):
-        return steps, counted
-    order = np.argsort(steps["time"], kind="stable")
-    return steps[order], counted[order]
-
-
-def _is_of_watchers(record: Record) -> bool:
-    """Whether a supervisor or the driver wrote it; the driver writes the end of a run that failed."""
-    return record.get("event") in WATCHERS_EVENTS or (record.get("event") == "end" and record["status"] == "failed")
-
-
 Spent = Iterator[tuple[str, int, int]]
 
 
-def _spent(attempts: Sequence[_Attempt]) -> Spent:
+def _spent_and_in_line(columns: Columns, attempts: Sequence[Attempt], began: int) -> Spent:
+    """As `_spent`, with the time in line. began: the first attempt, before which there is nothing else."""
+    spans = spans_in_line(columns.events)
+    yield from ((_IN_LINE, since, min(until, began) - since) for since, until in spans if since < began)
+    yield from with_line(_spent(attempts), spans, _IN_LINE, _IDLE)
+
+
+def _spent(attempts: Sequence[Attempt]) -> Spent:
     """(cause, since when, how long): the gaps before attempts that trained, those, and what came after the last."""
     if not attempts:
         return
     now = min(attempt.taken for attempt in attempts)
-    before: list[_Attempt] = []  # the last that trained, and those after it that did not come so far
+    before: list[Attempt] = []  # the last that trained, and those after it that did not come so far
     for attempt in attempts:
         if attempt.begin is None:
             before.append(attempt)
@@ -263,7 +170,7 @@ def _spent(attempts: Sequence[_Attempt]) -> Spent:
         yield from _gap(before, None, now, newest)
 
 
-def _gap(before: Sequence[_Attempt], attempt: _Attempt | None, now: int, until: int) -> Spent:
+def _gap(before: Sequence[Attempt], attempt: Attempt | None, now: int, until: int) -> Spent:
     """The time from the last record of an attempt (or the run's beginning) to the start of the next that trained."""
     ending = before[0].ending if before and before[0].begin is not None else "none"
     if ending == "resize":
@@ -287,7 +194,7 @@ def _gap(before: Sequence[_Attempt], attempt: _Attempt | None, now: int, until: 
     yield "init", asked + load, until - asked - load
 
 
-def _failed_gap(before: Sequence[_Attempt], now: int, until: int, attempt: _Attempt | None) -> Spent:
+def _failed_gap(before: Sequence[Attempt], now: int, until: int, attempt: Attempt | None) -> Spent:
     detected, failed = _moments(before, now, until, attempt)
     yield "replayed", now, failed - now
     yield "detection", failed, detected - failed
@@ -297,15 +204,15 @@ def _failed_gap(before: Sequence[_Attempt], now: int, until: int, attempt: _Atte
     yield "recovery", detected + waited, until - detected - waited
 
 
-def _moments(before: Sequence[_Attempt], now: int, until: int, attempt: _Attempt | None) -> tuple[int, int]:
+def _moments(before: Sequence[Attempt], now: int, until: int, attempt: Attempt | None) -> tuple[int, int]:
     """When a failure was heard of, and when it happened; both between `now` and `until`."""
     word = before[0].word_of_failure() if before else None
     if word is None:
         return now, now
-    times = [_us(word) - _between_gangs(word)]
+    times = [microseconds_of(word) - _between_gangs(word)]
     restart = _restart(attempt) if attempt is not None and len(before) == 1 else None
     if restart is not None:
-        times.append(_us(restart) - round((number(restart, "seconds") or 0.0) * 1e6))
+        times.append(microseconds_of(restart) - round((number(restart, "seconds") or 0.0) * 1e6))
     detected = min(until, max(now, min(times)))
     silence = number(word, "detected_seconds")
     failed = now if silence is None else min(detected, max(now, detected - round(max(0.0, silence) * 1e6)))
@@ -318,14 +225,14 @@ def _between_gangs(record: Record) -> int:
     return round(seconds * 1e6)
 
 
-def _restart(attempt: _Attempt) -> Record | None:
+def _restart(attempt: Attempt) -> Record | None:
     return next((record for record in attempt.watchers if record.get("event") == "restart"), None)
 
 
-def _within(attempt: _Attempt, began: int, last: int) -> Spent:
+def _within(attempt: Attempt, began: int, last: int) -> Spent:
     """The time of an attempt from its start to its last record, by what its records say; the rest is of borders."""
-    seconds = _whole(attempt.steps["step_seconds"])
-    waits = np.minimum(seconds, _whole(attempt.steps["data_wait_seconds"]))
+    seconds = whole_microseconds(attempt.steps["step_seconds"])
+    waits = np.minimum(seconds, whole_microseconds(attempt.steps["data_wait_seconds"]))
     kept = attempt.counted
     told = {
         "steps": int((seconds - waits)[kept].sum()),
@@ -342,16 +249,18 @@ def _within(attempt: _Attempt, began: int, last: int) -> Spent:
     yield "borders", began, last - began - sum(told.values())
 
 
-def _since_the_record_before(attempt: _Attempt, began: int) -> Iterator[tuple[str, int]]:
+def _since_the_record_before(attempt: Attempt, began: int) -> Iterator[tuple[str, int]]:
     """The time that ended with an event: a step whose numbers were bad, and the making of another stage's engine."""
     causes = {"bad_numbers": "replayed", "stage": "init"}
     ends = [record for record in attempt.events if record.get("event") in causes]
     if not ends:
         return
-    times = np.sort(np.concatenate([_times(attempt.steps), [_us(record) for record in attempt.events], [began]]))
+    times = np.sort(
+        np.concatenate([times_of(attempt.steps), [microseconds_of(record) for record in attempt.events], [began]])
+    )
     for record in ends:
-        before = int(np.searchsorted(times, _us(record), side="left"))
-        yield causes[record["event"]], max(0, _us(record) - int(times[max(0, before - 1)]))
+        before = int(np.searchsorted(times, microseconds_of(record), side="left"))
+        yield causes[record["event"]], max(0, microseconds_of(record) - int(times[max(0, before - 1)]))
 
 
 def _fitted(told: dict[str, int], total: int) -> dict[str, int]:
@@ -372,7 +281,7 @@ def _told(record: Record, key: str) -> int:
     return round(max(0.0, number(record, key) or 0.0) * 1e6)
 
 
-def _failures(attempts: Sequence[_Attempt]) -> Iterator[Failure]:
+def _failures(attempts: Sequence[Attempt]) -> Iterator[Failure]:
     """One for each attempt that neither ended nor is the newest; the newest too where its end was told."""
     for index, attempt in enumerate(attempts):
         word = attempt.word_of_failure()
@@ -384,7 +293,7 @@ def _failures(attempts: Sequence[_Attempt]) -> Iterator[Failure]:
         now = attempt.last
         until = attempt.last_word if following is None or following.begin is None else following.begin
         detected, failed = _moments([attempt], now, max(now, until), following)
-        done = _times(following.steps)[:1].tolist() if following is not None else []
+        done = times_of(following.steps)[:1].tolist() if following is not None else []
         yield Failure(
             attempt=attempt.number,
             kind=str(word.get("kind", word["event"])) if word else "silence",

@@ -16,7 +16,7 @@ from pathlib import Path
 from monitoring.journal import Record
 
 # Written by supervisors and the driver, often into the file of the attempt that has just ended.
-WATCHERS_EVENTS = frozenset({"rank_dead", "hang", "restart", "gang_restart", "resize", "fenced"})
+WATCHERS_EVENTS = frozenset({"rank_dead", "hang", "restart", "gang_restart", "resize", "fenced", "queued"})
 # Of no attempt at all, and true whoever drives the run.
 _NODES_EVENT = "system"
 

@@ -43,6 +43,7 @@ def register(commands: Subparsers) -> None:
         )
         for made_at_submit in ("--run-id", "--commit"):
             parser.add_argument(made_at_submit, help=argparse.SUPPRESS)
+        parser.add_argument("--queued", nargs=2, type=float, help=argparse.SUPPRESS)
 
 
 def prepare_command(args: argparse.Namespace) -> int:
@@ -104,6 +105,7 @@ def _export(config: RunConfig, out_dir: Path) -> Path:
 
 def _train(args: argparse.Namespace) -> tuple[RunConfig, DriveResult]:
     from cluster.drive import train_on_ray
+    from cluster.jobs.time_in_line import TimeInLine
     from cluster.session import LazySession, check_static, prepare_lazily
     from trainer.carried_code import carry_code
     from trainer.config import load_run_file
@@ -123,6 +125,7 @@ def _train(args: argparse.Namespace) -> tuple[RunConfig, DriveResult]:
             is_local=args.address is None,
             run_id=args.run_id,
             commit=args.commit,
+            in_line=None if args.queued is None else TimeInLine(*args.queued),
         )
     if result.status == "already finished":
         say(f"{config.name} is finished: {result.launch.total_steps} steps in {_short(Path(config.out_dir))}")

@@ -14,8 +14,9 @@ from pathlib import Path
 from cluster.jobs.driver import KeptDriver
 from cluster.jobs.job import REFUSED, STOPPED
 from cluster.jobs.order import FILES_DIR, Errand, RunOrder, read_order
-from cluster.jobs.standing_in_line import stand_in_line
+from cluster.jobs.standing_in_line import stand_in_line, time_in_line
 from cluster.jobs.submitted import Submitted, keep_submitted, submitted_run_file
+from cluster.jobs.time_in_line import TimeInLine
 from cluster.processes import set_title
 from cluster.run_holder import run_holder
 from monitoring.runs import read_run_folder
@@ -50,8 +51,9 @@ def run_job(order: RunOrder, files: Path, head: str) -> int:
     if ticket.waits and not stand_in_line(ticket.job_id, out_dir, head):
         logger.info("stopped while it waited in line")
         return STOPPED
+    command = driver_command(order, head, time_in_line(ticket.job_id, head))
     folder = submitted_run_file(out_dir).parent
-    return KeptDriver(driver_command(order, head), out_dir, ticket.max_driver_restarts, folder).run()
+    return KeptDriver(command, out_dir, ticket.max_driver_restarts, folder).run()
 
 
 def _tell_of_another_id(out_dir: Path, run_id: str) -> None:
@@ -60,12 +62,13 @@ def _tell_of_another_id(out_dir: Path, run_id: str) -> None:
         logger.warning("the run in %s goes on; its own id is %s", out_dir, read_run_folder(out_dir).run_id)
 
 
-def driver_command(order: RunOrder, head: str) -> list[str]:
+def driver_command(order: RunOrder, head: str, in_line: TimeInLine | None) -> list[str]:
     """The command that trains."""
     file = submitted_run_file(Path(order.ticket.out_dir))
     command = [sys.executable, "-P", "-m", "cluster.cli", "run", str(file), "--address", head]
     command += ["--run-id", order.ticket.run_id]
     command += ["--commit", order.commit] if order.commit else []
+    command += in_line.to_words() if in_line is not None else []
     return [*command, "--accept-changes"] if order.accept_changes else command
 
 

@@ -11,6 +11,7 @@ from cluster.errors import ClusterError
 from cluster.jobs.line import Turn, turn_of
 from cluster.jobs.nodes import cluster_nodes
 from cluster.jobs.server import JobServer
+from cluster.jobs.time_in_line import TimeInLine
 from trainer.stop import is_stop_asked
 
 logger = logging.getLogger(__name__)
@@ -53,6 +54,16 @@ def stand_in_line(
                 logger.info("%s", line)
                 told = line
         pause(LOOK_SECONDS)
+
+
+def time_in_line(job_id: str, head: str) -> TimeInLine | None:
+    """Until now, since the submission; None, with a warning, where the job server does not say when that was."""
+    try:
+        since = JobServer(head).job(job_id).submitted
+    except ClusterError as error:
+        logger.warning("the journal will not tell how long the run stood in line: %s", error)
+        return None
+    return TimeInLine(since, max(since, time.time())) if since else None
 
 
 def _looker(job_id: str, head: str) -> Callable[[], Turn]:

@@ -5,18 +5,26 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+import cluster.jobs.standing_in_line as standing
 from cluster.errors import ClusterError
 from cluster.jobs.entry import driver_command, run_job
 from cluster.jobs.line import Turn
 from cluster.jobs.order import START_FILE, RunOrder, write_order
 from cluster.jobs.room import Room
-from cluster.jobs.standing_in_line import stand_in_line
+from cluster.jobs.standing_in_line import stand_in_line, time_in_line
 from cluster.jobs.submitted import Submitted, keep_submitted, read_submitted, submitted_here, submitted_run_file
-from tests.cluster.jobs_world import gang, ticket
+from cluster.jobs.time_in_line import TimeInLine, tell_time_in_line
+from monitoring.goodput import goodput
+from monitoring.journal import read_records
+from tests.cluster.jobs_world import gang, job, ticket
+from tests.end_to_end.headrace import events
+from trainer.attempts import take_attempt
 from trainer.run_lock import run_lock
 from trainer.stop import ask_to_stop, is_stop_asked
 
@@ -93,10 +101,47 @@ def test_entry_of_a_run_that_is_driven_is_refused_and_changes_nothing(tmp_path: 
 
 def test_driver_command_trains_by_the_kept_run_file_under_the_submission_s_id(tmp_path: Path) -> None:
     order = RunOrder(ticket(out_dir=str(tmp_path)), "http://head:8265", commit="abc", accept_changes=True)
-    assert driver_command(order, "10.0.0.1:6379") == [
+    assert driver_command(order, "10.0.0.1:6379", TimeInLine(1.5, 3.25)) == [
         *(sys.executable, "-P", "-m", "cluster.cli", "run", str(tmp_path / "submitted/headrace.run.yaml")),
-        *("--address", "10.0.0.1:6379", "--run-id", "20260101-a", "--commit", "abc", "--accept-changes"),
+        *("--address", "10.0.0.1:6379", "--run-id", "20260101-a", "--commit", "abc", "--queued", "1.5", "3.25"),
+        "--accept-changes",
     ]
+    assert "--queued" not in driver_command(order, "10.0.0.1:6379", None)
+
+
+def test_time_in_line_goes_from_the_server_s_time_of_the_submission_to_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    submitted = time.time() - 100.0
+    server = SimpleNamespace(job=lambda job_id: job(submitted=submitted) if job_id == "20260101-a-1" else None)
+    monkeypatch.setattr(standing, "JobServer", lambda head: server)
+    found = time_in_line("20260101-a-1", "head:1")
+    assert found is not None
+    assert found.since == submitted
+    assert 100.0 <= found.until - found.since < 160.0
+
+
+def test_time_in_line_that_the_server_does_not_tell_is_none(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def away(head: str) -> None:
+        raise ClusterError("nothing answers there")
+
+    monkeypatch.setattr(standing, "JobServer", away)
+    assert time_in_line("a-1", "head:1") is None
+    assert "how long the run stood in line: nothing answers there" in caplog.text
+    monkeypatch.setattr(standing, "JobServer", lambda head: SimpleNamespace(job=lambda job_id: job(submitted=0.0)))
+    assert time_in_line("a-1", "head:1") is None
+
+
+def test_time_in_line_is_told_once_for_each_submission_before_the_attempt_to_come(tmp_path: Path) -> None:
+    first, second = TimeInLine(10.0, 40.0), TimeInLine(100.0, 101.5)
+    for told in (first, first):
+        tell_time_in_line(tmp_path, told)
+    take_attempt(tmp_path)
+    for told in (first, second):
+        tell_time_in_line(tmp_path, told)
+    found = [(record["attempt"], record["since"], record["seconds"]) for record in events(tmp_path, "queued")]
+    assert found == [(1, 10.0, 30.0), (2, 100.0, 1.5)]
+    assert goodput(read_records(tmp_path)).microseconds["queue"] == 31_500_000
 
 
 def test_start_script_finds_the_interpreter_of_the_process_that_runs_ray(tmp_path: Path) -> None:

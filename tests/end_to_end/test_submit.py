@@ -6,12 +6,15 @@ import json
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from monitoring.goodput import goodput
+from monitoring.journal import read_records
 from tests.end_to_end.headrace import command, environment, events, headrace, run_file, steps, wait_until
 from tests.end_to_end.ray_head import Head, ray_head
 from tests.model.byte_tokenizer import byte_tokenizer
@@ -88,6 +91,9 @@ def test_submitted_run_from_a_project_with_our_names_trains_and_is_followed_to_i
     assert json.loads((out_dir / "run.json").read_text())["run_id"] == job_id.removesuffix("-1")
     listed = job(head, job_id)
     assert (listed["state"], listed["owner"], listed["exit_status"]) == ("finished", "ann", 0)
+    [queued] = events(out_dir, "queued")
+    assert queued["since"] == listed["submitted"]
+    assert 0.0 < queued["seconds"] < events(out_dir, "start")[0]["time"] - queued["since"]
 
 
 @pytest.mark.long
@@ -138,9 +144,14 @@ def test_run_in_line_starts_when_the_one_before_it_has_ended(head: Head, folder:
     assert stopped.returncode == 0, stopped.stderr
     assert job(head, third)["state"] == "stopped"
     assert job(head, second)["state"] == "waiting"
+    waited_seconds = time.time() - job(head, second)["submitted"]
     assert headrace("stop", first, "--address", head.url, "--now").returncode == 0
     wait_for_state(head, second, "finished")
     assert [record["step"] for record in steps(folder / "runs/second")] == [1, 2, 3, 4]
+    [queued] = events(folder / "runs/second", "queued")
+    assert waited_seconds <= queued["seconds"] < events(folder / "runs/second", "start")[0]["time"] - queued["since"]
+    spent = goodput(read_records(folder / "runs/second"))
+    assert spent.seconds["in_line"] == pytest.approx(queued["seconds"], abs=1e-5)
     assert len(list((folder / "runs/second/logs").glob("attempt-0001-rank-*.log"))) == 3
     assert not (folder / "runs/third/run.json").exists()
 

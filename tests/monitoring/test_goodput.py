@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -189,6 +190,52 @@ def test_goodput_run_that_gave_up_waits_for_someone_to_start_it_again() -> None:
     assert told(over) == {"steps": 0.9, "data_wait": 0.1, "detection": 1.0, "recovery": 1.0}
 
 
+def queued(since: float, until: float, attempt: int = 1, told: float | None = None) -> Record:
+    return event("queued", until if told is None else told, attempt, since=since, seconds=until - since)
+
+
+def test_goodput_time_in_line_before_the_first_attempt_is_queue_and_the_preparation_after_it_none_of_the_run_s() -> (
+    None
+):
+    records = [queued(40.0, 70.0), at(102.0, start()), one_second(1, 103.0)]
+    spent = goodput(records, Fence({1: 100.0}))
+    assert told(spent) == {"in_line": 30.0, "init": 2.0, "steps": 0.9, "data_wait": 0.1}
+    assert spent.microseconds["queue"] == 30_000_000
+    assert (spent.wall_seconds, spent.ratio, spent.pauses) == (33.0, pytest.approx(0.9 / 33), ())
+    # Losses of two runs at the same hours: the line before the first attempt shifts no curve.
+    assert spent.run_seconds(np.array([100.0, 103.0])).tolist() == [0.0, 3.0]
+
+
+def test_goodput_submission_that_a_second_driver_tells_of_again_counts_once() -> None:
+    records = [queued(40.0, 70.0), at(100.0, start()), queued(40.0, 70.0, 2, told=101.0), at(110.0, start(2))]
+    assert told(goodput(records, Fence({1: 100.0, 2: 109.0}))) == {"in_line": 30.0, "recovery": 10.0}
+
+
+def test_goodput_run_that_still_prepares_after_its_line_has_waited_and_done_nothing_else() -> None:
+    assert told(goodput([queued(40.0, 70.0)])) == {"in_line": 30.0}
+
+
+def test_goodput_time_in_line_of_a_stopped_run_s_next_submission_is_queue_amid_a_pause() -> None:
+    records = [
+        at(100.0, start()),
+        event("end", 102.0, status="stopped", step=1),
+        queued(500.0, 900.0, 2),
+        at(1003.0, start(2, 1)),
+        one_second(2, 1004.0, 2),
+    ]
+    spent = goodput(records, Fence({1: 100.0, 2: 1000.0}))
+    assert told(spent) == {"borders": 2.0, "in_line": 400.0, "init": 3.0, "steps": 0.9, "data_wait": 0.1}
+    assert spent.pauses == ((102.0, 500.0), (500.0, 900.0), (900.0, 1000.0))
+    assert spent.run_seconds(np.array([102.0, 700.0, 1004.0])).tolist() == [2.0, 2.0, 6.0]
+    assert spent.failures == ()
+
+
+def test_goodput_time_in_line_takes_no_time_from_an_attempt_that_ran() -> None:
+    """A clock that is an hour off, or an event that is no event of ours."""
+    records = [at(100.0, start()), one_second(1, 101.0), queued(0.0, 101.0, told=100.5), event("queued", 100.6)]
+    assert told(goodput(records, Fence({1: 100.0}))) == {"in_line": 100.0, "steps": 0.9, "data_wait": 0.1}
+
+
 def test_goodput_counts_what_was_left_out() -> None:
     records = [
         at(100.0, start()),
@@ -211,7 +258,7 @@ seconds = st.floats(-1.0, 20.0)
 def any_record(draw: st.DrawFn) -> Record:
     attempt, time, number = draw(st.integers(1, 5)), draw(times), draw(st.integers(1, 9))
     names = ["step", "start", "eval", "checkpoint", "rank_dead", "gang_restart", "restart", "end", "stage"]
-    match draw(st.sampled_from([*names, "bad_numbers"])):
+    match draw(st.sampled_from([*names, "bad_numbers", "queued"])):
         case "step":
             return step(number, attempt, time=time, step_seconds=draw(seconds), data_wait_seconds=draw(seconds))
         case "start":
@@ -224,8 +271,20 @@ def any_record(draw: st.DrawFn) -> Record:
             return event("rank_dead", time, attempt, rank=0, node="n", reason="", detected_seconds=draw(seconds))
         case "bad_numbers":
             return event("bad_numbers", time, attempt, step=number, resumed_step=draw(st.integers(0, 9)))
+        case "queued":
+            return event("queued", time, attempt, since=draw(times), seconds=draw(seconds))
         case name:
             return event(name, time, attempt, step=number, seconds=draw(seconds))
+
+
+def microseconds_in_line(records: list[Record], before: float) -> int:
+    """Of the time before that moment; microsecond by microsecond would take too long, so border by border."""
+    found = [r for r in records if r.get("event") == "queued"]
+    spans = [(round(r["since"] * 1e6), round((r["since"] + r["seconds"]) * 1e6)) for r in found]
+    end = round(before * 1e6)
+    borders = sorted({end, *(min(border, end) for span in spans for border in span)})
+    between = [(a, b) for a, b in pairwise(borders) if any(since <= a and b <= until for since, until in spans)]
+    return sum(b - a for a, b in between)
 
 
 @given(st.lists(any_record(), max_size=30), st.dictionaries(st.integers(1, 6), times, max_size=6))
@@ -245,7 +304,7 @@ def test_goodput_any_journal_no_cause_is_negative_and_the_sum_is_the_wall_time(
         first = {n: min(r["time"] for r in kept if r["attempt"] == n) for n in {r["attempt"] for r in kept}}
         began = min((first | taken).values())
         newest = max(round(r["time"] * 1e6) for r in kept)
-        assert spent.wall_microseconds == max(0, newest - round(began * 1e6))
+        assert spent.wall_microseconds == max(0, newest - round(began * 1e6)) + microseconds_in_line(kept, began)
     for failure in spent.failures:
         assert failure.detection_seconds >= 0.0
         assert failure.recovery_seconds is None or failure.recovery_seconds >= 0.0
