@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-faults test-cluster test-all test-fast check bench bench-data docs clean
+.PHONY: demo test test-faults test-cluster test-all test-fast check bench bench-data bench-train docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/headrace run recipes/demo.yaml
@@ -45,6 +45,10 @@ bench: $(VENV)/.installed-test
 bench-data: $(VENV)/.installed-test .venv-peers/.installed
 	$(BIN)/python -m benchmarks.data $(BENCH)
 
+# Hours: BENCH="--only memory" measures a part, BENCH=--quick shows that every arm runs.
+bench-train: $(VENV)/.installed-test .venv-train-peers/.installed
+	$(BIN)/python -m benchmarks.train $(BENCH)
+
 docs: $(VENV)/.installed
 	$(BIN)/python -m docs.generate
 
@@ -64,5 +68,11 @@ $(VENV)/.installed-test: pyproject.toml constraints.txt
 	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement $<
 	touch $@
 
+.venv-train-peers/.installed: benchmarks/train/peers.txt
+	test -x .venv-train-peers/bin/python || $(PYTHON) -m venv .venv-train-peers
+	.venv-train-peers/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 setuptools==84.2.1
+	.venv-train-peers/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	touch $@
+
 clean:
-	rm -rf $(VENV) .venv-peers build *.egg-info
+	rm -rf $(VENV) .venv-peers .venv-train-peers build *.egg-info

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 OWN_PACKAGES = ("numpy", "pyarrow", "ray", "fastokens", "tokenizers", "msgspec")
 
 
-def describe_machine(results: Mapping[str, Any]) -> dict[str, Any]:
+def describe_machine(results: Mapping[str, Any], own_packages: Sequence[str] = OWN_PACKAGES) -> dict[str, Any]:
     """CPU, cores, memory, system, and the versions of all packages that took part."""
     cpu = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -23,7 +23,7 @@ def describe_machine(results: Mapping[str, Any]) -> dict[str, Any]:
         "memory_gib": memory / 2**30,
         "system": f"Linux {platform.release()}",
         "python": platform.python_version(),
-        "own_versions": {name: version(name) for name in OWN_PACKAGES},
+        "own_versions": {name: version(name) for name in own_packages},
         "peers_versions": dict(sorted(_versions(results))),
     }
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.data.arms_reading import HEADRACE
 from benchmarks.data.stats import Estimate, estimate
-from benchmarks.data.targets import cpu_ratio, targets
+from benchmarks.data.targets import Target, cpu_ratio, targets
 
 BEGIN, END = "<!-- data: begin -->", "<!-- data: end -->"
 TITLE = "# Results\n\nEach section is written by the command that it names.\n"
@@ -15,7 +15,7 @@ TITLE = "# Results\n\nEach section is written by the command that it names.\n"
 
 def report(results: Mapping[str, Any]) -> str:
     """The whole section, without its markers."""
-    sections = [_head(results), _targets(results)]
+    sections = [_head(results), "### Targets\n\n" + target_table(targets(results))]
     for key, section in SECTIONS.items():
         if key in results:
             sections.append("\n".join(section(results[key])))
@@ -64,7 +64,8 @@ def _head(results: Mapping[str, Any]) -> str:
     )
 
 
-def _targets(results: Mapping[str, Any]) -> str:
+def target_table(promised: Sequence[Target]) -> str:
+    """What was promised and what was found, as a table."""
     rows = [
         (
             target.what,
@@ -72,9 +73,9 @@ def _targets(results: Mapping[str, Any]) -> str:
             _figure(target.found),
             _met(target.is_met),
         )
-        for target in targets(results)
+        for target in promised
     ]
-    return "### Targets\n\n" + table(("what", "target", "found", ""), rows)
+    return table(("what", "target", "found", ""), rows)
 
 
 def _met(is_met: bool) -> str:
