@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from trainer.checkpoint.direct_file import DirectFile
 from trainer.errors import TrainError
 
 CHUNK_BYTES = 4 << 20
@@ -48,13 +49,12 @@ def write_durably(path: Path, chunks: Iterator[Chunk], before_rename: Callable[[
     temporary = path.with_name(f".{path.name}.tmp")
     digest = hashlib.sha256()
     size = 0
-    with temporary.open("wb") as file:
+    with DirectFile(temporary) as file:
         for chunk in chunks:
             file.write(chunk)
             digest.update(chunk)
             size += len(chunk)
-        file.flush()
-        os.fsync(file.fileno())
+        file.sync()
     before_rename()
     temporary.replace(path)
     sync_folder(path.parent)
