@@ -10,35 +10,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.errors import ModelError
 from model.layers import Linear
+from model.lora_settings import LoRASettings
 
 _A, _B = ".adapter.a", ".adapter.b"
-
-
-class LoRASettings(BaseModel):
-    """Low-rank adapters (Hu et al. 2021) beside linear layers; all else is frozen, and export merges them."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    rank: int = Field(8, gt=0, description="width of the adapters")
-    alpha: float = Field(16.0, gt=0, description="the adapters' output is multiplied by alpha / rank")
-    targets: tuple[str, ...] = Field(
-        ("*.attn.c_attn",), min_length=1, description="patterns of linear layers' names, such as *.attn.* or h.0.mlp.*"
-    )
-    dropout: float = Field(0.0, ge=0, lt=1, description="of the adapters' input")
-    also_train: tuple[str, ...] = Field(
-        ("score.*",), description="patterns of parameters that are trained beside the adapters: a new head"
-    )
-
-    @property
-    def scale(self) -> float:
-        """Factor of the adapters' output."""
-        return self.alpha / self.rank
 
 
 class Adapter(nn.Module):

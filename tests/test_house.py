@@ -89,21 +89,35 @@ def test_library_is_imported_by_its_owner_alone(library: str, owner: str) -> Non
     assert users == {owner}
 
 
+def own_imports(name: str) -> set[str]:
+    """Dotted names that importing a module of ours imports, without what functions import when they are called, and
+    what is there for annotations alone."""
+    tree = modules()[name]
+    inner = [body for _, body in functions_of(tree)]
+    inner += [node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    left_out = {id(node) for part in inner for node in ast.walk(part)}
+    top = [
+        node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom) and id(node) not in left_out
+    ]
+    return {found for node in top for found in imports(node)}
+
+
 def imported_at_start(module: str) -> set[str]:
-    """Our own modules that importing one imports, without what functions import when they are called."""
+    """Our own modules that importing one imports, directly or not."""
     trees, seen, waiting = modules(), set[str](), [module]
     while waiting:
         name = waiting.pop()
         if name in seen or name not in trees:
             continue
         seen.add(name)
-        top = [node for node in ast.walk(trees[name]) if isinstance(node, ast.Import | ast.ImportFrom)]
-        inner = {id(node) for _, body in functions_of(trees[name]) for node in ast.walk(body)}
-        waiting += [found for node in top if id(node) not in inner for found in imports(node)]
+        waiting += own_imports(name)
     return seen
 
 
-@pytest.mark.parametrize("module", ["cluster.drive", "cluster.session", "cluster.cli"])
+DRIVER = ("cluster.drive", "cluster.session", "cluster.cli", "trainer.carried_code")
+
+
+@pytest.mark.parametrize("module", DRIVER)
 def test_driver_does_without_deepspeed_which_takes_seconds_to_import(module: str) -> None:
     owners = [
         name
@@ -111,6 +125,12 @@ def test_driver_does_without_deepspeed_which_takes_seconds_to_import(module: str
         if any(found.startswith("deepspeed") for found in imports(modules()[name]))
     ]
     assert owners == []
+
+
+@pytest.mark.parametrize("module", DRIVER)
+def test_driver_loads_torch_only_where_a_run_file_asks_for_it(module: str) -> None:
+    users = [name for name in imported_at_start(module) if "torch" in {top.split(".")[0] for top in own_imports(name)}]
+    assert users == []
 
 
 def test_modules_have_no_import_cycles() -> None:

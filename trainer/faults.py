@@ -16,12 +16,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from trainer.errors import TrainError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
@@ -209,7 +209,9 @@ class FaultPoints:
             case "exception":
                 raise RuntimeError(what)
             case "out_of_memory":
-                raise torch.OutOfMemoryError(f"{what}: tried to allocate more than there is")
+                from torch import OutOfMemoryError  # here, so that a driver can read faults without loading it
+
+                raise OutOfMemoryError(f"{what}: tried to allocate more than there is")
             case "oom_kill":
                 _die_of_memory()
             case "exit":

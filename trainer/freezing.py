@@ -80,7 +80,7 @@ def check_patterns(config: GPTConfig, train: TrainSettings) -> None:
     Raises:
         TrainError, ModelError: naming the pattern.
     """
-    if not (train.freeze or train.stages or train.lora):
+    if not train.names_parameters:
         return
     with torch.device("meta"):
         for index in range(max(len(train.stages), 1)):

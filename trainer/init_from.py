@@ -19,7 +19,8 @@ from model.config import GPTConfig
 from model.errors import ModelError
 from model.huggingface_folder import WeightsFolder
 from model.huggingface_layout import VOCABULARY_PARAMETERS
-from model.lora import LoRASettings, merge
+from model.lora import merge
+from model.lora_settings import LoRASettings
 from model.settings import SHAPE_FIELDS
 from trainer.checkpoint.load import CheckpointReader, SavedParameters
 from trainer.checkpoint.store import Choice

@@ -19,8 +19,6 @@ from trainer.changes import Change, check_changes
 from trainer.config import RunConfig, dump_run_file, parse_run_file
 from trainer.errors import TrainError
 from trainer.faults import faults_of_environment
-from trainer.freezing import check_patterns
-from trainer.init_from import check_origin
 from trainer.length import check_repetitions, planned_length
 from trainer.stages import stage_ends
 from trainer.stop import clear_marks
@@ -98,11 +96,16 @@ def open_launch(config: RunConfig, dataset: Dataset, accept_changes: bool, run_i
     model_config = resolve(config.model, dataset.vocab_size, config.train.activation_checkpointing)
     done = last_place(out_dir)
     if config.init_from is not None and done == (0, 0):
+        from trainer.init_from import check_origin  # here and below: it loads torch, which most drivers can do without
+
         check_origin(config.init_from, model_config, dataset)
     length = planned_length(config, dataset, done)
     steps, total_tokens = length.total_steps, length.tokens_at(length.total_steps)
     check_repetitions(config, dataset, total_tokens)
-    check_patterns(model_config, config.train)
+    if config.train.names_parameters:
+        from trainer.freezing import check_patterns
+
+        check_patterns(model_config, config.train)
     stage_ends(config.train, length)
     changes: tuple[Change, ...] = ()
     if (out_dir / "run.json").exists():

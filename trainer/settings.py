@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from model.config import checkpoint_period
 from model.errors import ModelError
-from model.lora import LoRASettings
+from model.lora_settings import LoRASettings
 
 FROZEN = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -216,6 +216,11 @@ class TrainSettings(BaseModel):
                 "cuts the code in pieces that are compiled over and over; lower zero.stage, or set compile: false"
             )
         return self
+
+    @property
+    def names_parameters(self) -> bool:
+        """Whether a pattern may be there that is to match the model's parameters."""
+        return bool(self.freeze or self.stages or self.lora)
 
     @property
     def min_lr(self) -> float:

@@ -16,7 +16,8 @@ from model.config import GPTConfig
 from model.encoder_decoder import build_model
 from model.gpt import GPT
 from model.huggingface_export import ChatFacts, export
-from model.lora import LoRASettings, merge
+from model.lora import merge
+from model.lora_settings import LoRASettings
 from trainer.checkpoint.load import CheckpointReader, SavedParameters, read_full_parameters
 from trainer.checkpoint.manifest import Manifest
 from trainer.checkpoint.store import (

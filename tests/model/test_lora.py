@@ -8,7 +8,8 @@ from torch import Tensor
 
 from model.errors import ModelError
 from model.gpt import GPT
-from model.lora import LoRASettings, add_adapters, is_adapter, merge
+from model.lora import add_adapters, is_adapter, merge
+from model.lora_settings import LoRASettings
 from tests.model.shapes import build, random_tokens
 
 SETTINGS = LoRASettings(rank=4, alpha=12.0, targets=("*.attn.*", "h.1.mlp.c_fc"))

@@ -13,7 +13,8 @@ from data_shards.dataset import Dataset
 from data_shards.prepare import prepare
 from model.config import GPTConfig
 from model.gpt import GPT
-from model.lora import LoRASettings, add_adapters
+from model.lora import add_adapters
+from model.lora_settings import LoRASettings
 from model.settings import resolve
 from tests.end_to_end.headrace import run_file
 from trainer.checkpoint.fragments import Fragment, Snapshot

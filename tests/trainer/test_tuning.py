@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 from data_shards.loader import LoaderState
 from model.gpt import GPT
-from model.lora import LoRASettings, add_adapters
+from model.lora import add_adapters
+from model.lora_settings import LoRASettings
 from tests.trainer.parity_data import GLOBAL_BATCH, MODEL, SEED, make_dataset, make_loader
 from tests.trainer.tuning_world import LOWER_HALF, RATE, STEPS, WAYS
 from tests.trainer.worlds import run_jobs
