@@ -89,7 +89,7 @@ def read_checkpoints(out_dir: Path) -> tuple[Checkpoint, ...]:
             path=entry.address,
             step=entry.step,
             problems=tuple(verify_checkpoint(entry.address)),
-            hashes=tuple(file.sha256 for file in entry.manifest.files) if entry.manifest else (),
+            hashes=tuple(file.digest for file in entry.manifest.files) if entry.manifest else (),
         )
         for entry in list_checkpoints(out_dir)
         if entry.is_believed

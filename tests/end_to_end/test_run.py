@@ -52,9 +52,9 @@ def first_by_step(out_dir: Path, field: str) -> dict[int, Any]:
 
 
 def final_hashes(out_dir: Path) -> list[str]:
-    """SHA-256 of each rank's file in the last step's checkpoint: weights and moments, bit for bit."""
+    """Digest of each rank's file in the last step's checkpoint: weights and moments, bit for bit."""
     [manifest] = (out_dir / "checkpoints").glob(f"step-{STEPS:08d}*/manifest.json")
-    return [file["sha256"] for file in json.loads(manifest.read_text())["files"]]
+    return [file["digest"] for file in json.loads(manifest.read_text())["files"]]
 
 
 def stored_metrics(database: Path, run_name: str) -> list[tuple[str, int]]:

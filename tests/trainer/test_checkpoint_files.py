@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import xxhash
 from safetensors.torch import load_file
 
 from trainer.checkpoint.files import hash_file, safetensors_chunks, write_durably
@@ -33,8 +34,14 @@ def test_safetensors_chunks_is_read_back_by_the_library(tmp_path: Path) -> None:
         assert loaded[name].dtype == tensor.dtype
         assert torch.equal(loaded[name], tensor)
     content = (tmp_path / "x.safetensors").read_bytes()
-    assert (written.bytes, written.sha256) == (len(content), hashlib.sha256(content).hexdigest())
-    assert hash_file(tmp_path / "x.safetensors") == written.sha256
+    assert (written.bytes, written.digest) == (len(content), f"xxh3-128:{xxhash.xxh3_128_hexdigest(content)}")
+    assert hash_file(tmp_path / "x.safetensors", written.digest) == written.digest
+
+
+def test_hash_file_knows_the_hash_of_older_checkpoints(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"as it was saved")
+    digest = f"sha256:{hashlib.sha256(b'as it was saved').hexdigest()}"
+    assert hash_file(tmp_path / "file", digest) == digest
 
 
 def test_safetensors_chunks_of_an_unknown_dtype_is_refused() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.trainer.checkpoint_world import header, manifest_of, path_of, save
 from trainer.checkpoint.fragments import Span
-from trainer.checkpoint.manifest import MANIFEST_NAME, digest_of, parse, render
+from trainer.checkpoint.manifest import MANIFEST_NAME, Manifest, digest_of, parse, render
 from trainer.checkpoint.store import read_manifest
 from trainer.errors import TrainError
 
@@ -71,6 +71,29 @@ def test_manifest_with_a_path_for_a_file_name_is_refused(tmp_path: Path) -> None
     body["files"][0]["name"] = "../rank-00000-of-00002.safetensors"
     with pytest.raises(TrainError, match="plain file name"):
         parse(json.dumps({**body, "sha256": digest_of(body)}).encode(), Path("m.json"))
+
+
+def with_first_file(manifest: Manifest, **changes: object) -> bytes:
+    """The manifest's text with other fields of its first file; None takes one away."""
+    body = json.loads(render(manifest))
+    body.pop("sha256")
+    record = {**body["files"][0], **changes}
+    body["files"][0] = {name: value for name, value in record.items() if value is not None}
+    return json.dumps({**body, "sha256": digest_of(body)}).encode()
+
+
+def test_manifest_of_before_there_was_a_choice_of_hashes_is_read(tmp_path: Path) -> None:
+    manifest = manifest_of(save(tmp_path))
+    assert manifest.files[0].digest.startswith("xxh3-128:")
+    older = parse(with_first_file(manifest, digest=None, sha256="ab12"), tmp_path)
+    assert older.files[0].digest == "sha256:ab12"
+    assert older.files[1] == manifest.files[1]
+
+
+def test_manifest_with_an_unknown_hash_is_refused(tmp_path: Path) -> None:
+    manifest = manifest_of(save(tmp_path))
+    with pytest.raises(TrainError, match=r"one of xxh3-128, sha256, found 'md5:ab12'"):
+        parse(with_first_file(manifest, digest="md5:ab12"), tmp_path)
 
 
 def test_read_manifest_of_a_folder_without_one_is_refused(tmp_path: Path) -> None:

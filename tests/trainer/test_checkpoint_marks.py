@@ -16,7 +16,7 @@ from trainer.checkpoint.save import save_checkpoint, write_part
 from trainer.checkpoint.store import list_checkpoints
 from trainer.errors import TrainError
 
-RECORD = FileRecord("rank-00000-of-00002.safetensors", 0, 12, "ab", (SavedSpan(Span("a", 0, 3), 2.0),))
+RECORD = FileRecord("rank-00000-of-00002.safetensors", 0, 12, "xxh3-128:ab", (SavedSpan(Span("a", 0, 3), 2.0),))
 
 
 def test_mark_round_trip_and_another_saves_mark_is_none() -> None:

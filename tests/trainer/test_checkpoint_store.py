@@ -108,10 +108,10 @@ def test_newest_good_where_the_disk_fails_falls_back(tmp_path: Path, monkeypatch
     save(tmp_path, step=200)
     bad = path_of(save(tmp_path, step=400)) / RANK_1
 
-    def hash_or_fail(path: Path) -> str:
+    def hash_or_fail(path: Path, like: str) -> str:
         if path == bad:
             raise OSError(5, "Input/output error")
-        return hash_file(path)
+        return hash_file(path, like)
 
     monkeypatch.setattr(store, "hash_file", hash_or_fail)
     choice = newest_good(tmp_path)

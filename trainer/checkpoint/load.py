@@ -148,7 +148,7 @@ class CheckpointReader:
             path = self._context.enter_context(self._storage.on_disk(f"{self._folder}/{record.name}"))
         except FileNotFoundError as error:
             raise TrainError(f"{where}: was removed after it was verified; use another checkpoint") from error
-        if not isinstance(self._storage, LocalStorage) and hash_file(path) != record.sha256:
+        if not isinstance(self._storage, LocalStorage) and hash_file(path, record.digest) != record.digest:
             raise TrainError(f"{where}: its bytes have changed on the way; try again, or use another checkpoint")
         return path
 

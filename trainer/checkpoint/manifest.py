@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from trainer.checkpoint.files import HASHES
 from trainer.checkpoint.fragments import Span
 from trainer.errors import TrainError
 
@@ -49,7 +50,7 @@ class FileRecord:
     name: str
     rank: int
     bytes: int
-    sha256: str
+    digest: str
     spans: tuple[SavedSpan, ...]
 
 
@@ -130,7 +131,7 @@ def record_to_dict(record: FileRecord) -> dict[str, Any]:
         "name": record.name,
         "rank": record.rank,
         "bytes": record.bytes,
-        "sha256": record.sha256,
+        "digest": record.digest,
         "fragments": spans,
     }
 
@@ -141,7 +142,10 @@ def record_from_dict(body: dict[str, Any]) -> FileRecord:
     if not isinstance(name, str) or Path(name).name != name:
         raise ValueError(f"files: a name must be a plain file name, found {name!r}")
     spans = tuple(SavedSpan(Span(name, start, length), step) for name, start, length, step in body["fragments"])
-    return FileRecord(name, body["rank"], body["bytes"], body["sha256"], spans)
+    digest = body["digest"] if "digest" in body else f"sha256:{body['sha256']}"  # as before there was a choice
+    if digest.partition(":")[0] not in HASHES:
+        raise ValueError(f"files: a digest must begin with one of {', '.join(HASHES)}, found {digest[:20]!r}")
+    return FileRecord(name, body["rank"], body["bytes"], digest, spans)
 
 
 def _from_dict(body: dict[str, Any]) -> Manifest:

@@ -122,7 +122,7 @@ def write_part(storage: Storage, task: SaveTask) -> FileRecord:
     chunks = _with_middle(safetensors_chunks(_tensors_of(task.snapshot, rank)), lambda: task.at(step, "mid-save"))
     written = storage.write(f"{task.folder}/{name}", chunks, lambda: task.at(step, "before-rename"))
     spans = tuple(SavedSpan(fragment.span, fragment.step) for fragment in task.snapshot.fragments)
-    record = FileRecord(name, rank, written.bytes, written.sha256, spans)
+    record = FileRecord(name, rank, written.bytes, written.digest, spans)
     mark = render_mark(task.header, task.number, record)
     storage.write(f"{task.folder}/{mark_name(rank, world_size)}", iter([mark]))
     return record

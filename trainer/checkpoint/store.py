@@ -136,12 +136,12 @@ def hash_problem(storage: Storage, folder: str, record: FileRecord) -> str | Non
     where = f"{storage.address}/{folder}/{record.name}"
     try:
         with storage.on_disk(f"{folder}/{record.name}") as path:
-            found = hash_file(path)
+            found = hash_file(path, record.digest)
     except (OSError, DataError) as error:
         return f"{where}: cannot be read ({error})"
-    if found == record.sha256:
+    if found == record.digest:
         return None
-    return f"{where}: its bytes have changed (SHA-256 must be {record.sha256[:16]}..., is {found[:16]}...)"
+    return f"{where}: its bytes have changed (digest must be {record.digest}, is {found})"
 
 
 def newest_good(out_dir: Path, address: str | None = None) -> Choice | None:
@@ -203,7 +203,7 @@ def inspect_checkpoint(address: Path | str) -> dict[str, Any]:
         "time": manifest.time,
         "loss_scale": manifest.loss_scale,
         "bytes": manifest.bytes,
-        "files": [{"name": record.name, "bytes": record.bytes, "sha256": record.sha256} for record in manifest.files],
+        "files": [{"name": record.name, "bytes": record.bytes, "digest": record.digest} for record in manifest.files],
         "parameters": {name: list(shape) for name, shape in (manifest.shapes | manifest.frozen).items()},
         "frozen": sorted(manifest.frozen),
         "buffers": sorted(manifest.buffers),
