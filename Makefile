@@ -4,7 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-faults test-cluster test-all test-fast check bench bench-data bench-train docs clean
+.PHONY: demo test test-faults test-cluster test-all test-fast check bench bench-data bench-train bench-checkpoint \
+	bench-recovery docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/headrace run recipes/demo.yaml
@@ -33,10 +34,8 @@ check: $(VENV)/.installed-test
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_house.py
 
-bench: $(VENV)/.installed-test
+bench: $(VENV)/.installed-test bench-checkpoint bench-recovery
 	$(BIN)/python -m benchmarks.reading
-	$(BIN)/python -m benchmarks.recovery
-	$(BIN)/python -m benchmarks.snapshots
 	$(BIN)/python -m benchmarks.chaos
 	$(BIN)/python -m benchmarks.generation
 	$(BIN)/python -m benchmarks.activations
@@ -48,6 +47,13 @@ bench-data: $(VENV)/.installed-test .venv-peers/.installed
 # Hours: BENCH="--only memory" measures a part, BENCH=--quick shows that every arm runs.
 bench-train: $(VENV)/.installed-test .venv-train-peers/.installed
 	$(BIN)/python -m benchmarks.train $(BENCH)
+
+# Beside the training peers, likewise. BENCH=--quick, BENCH="--seed N".
+bench-checkpoint: $(VENV)/.installed-test .venv-train-peers/.installed
+	$(BIN)/python -m benchmarks.checkpoint $(BENCH)
+
+bench-recovery: $(VENV)/.installed-test .venv-train-peers/.installed
+	$(BIN)/python -m benchmarks.faults $(BENCH)
 
 docs: $(VENV)/.installed
 	$(BIN)/python -m docs.generate

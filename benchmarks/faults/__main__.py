@@ -1,0 +1,83 @@
+"""`python -m benchmarks.faults`: recovery beside the peers; writes RESULTS.md and results/faults.json.
+
+`--quick` runs the same with few kills and short traces and writes to the work folder only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.data.arms import ROOT
+from benchmarks.data.machine import describe_machine
+from benchmarks.data.report import put_section
+from benchmarks.faults.arms import ARMS
+from benchmarks.faults.kills import measure_lost, measure_recovery
+from benchmarks.faults.plan import Plan, full, quick
+from benchmarks.faults.processes import take_charge
+from benchmarks.faults.report import section
+from benchmarks.faults.snapshots import measure_snapshots
+from benchmarks.faults.storm import measure_storm
+
+logger = logging.getLogger("benchmarks.faults")
+
+RESULTS_PAGE, RESULTS_JSON = ROOT / "benchmarks/RESULTS.md", ROOT / "benchmarks/results/faults.json"
+DEFAULT_WORK, DEFAULT_PEERS_PYTHON = ROOT / "build/bench-faults", ROOT / ".venv-train-peers/bin/python"
+PARTS: dict[str, Callable[[Plan], dict[str, Any]]] = {
+    "recovery": lambda plan: measure_recovery(plan, ARMS),
+    "lost": measure_lost,
+    "snapshots": measure_snapshots,
+    "storm": measure_storm,
+}
+PEER_PACKAGES = ("torch", "deepspeed", "ray", "lightning")
+
+
+def main() -> int:
+    """Run the parts that are asked for; results of other parts stay as they are."""
+    options = _options()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    take_charge()
+    options.work.mkdir(parents=True, exist_ok=True)
+    make = quick if options.quick else full
+    plan = make(options.work.resolve(), str(options.peers.absolute()), options.seed)
+    page, stored = (plan.work / "quick.md", plan.work / "quick.json") if options.quick else (RESULTS_PAGE, RESULTS_JSON)
+    results: dict[str, Any] = json.loads(stored.read_text()) if stored.is_file() else {}
+    versions = peers_versions(plan.peers_python)
+    for part in options.only or PARTS:
+        logger.info("measuring: %s, seed %d", part, plan.seed)
+        results[part] = PARTS[part](plan)
+        results |= {"seed": plan.seed, "collective_seconds": plan.collective_seconds}
+        results |= {"machine": describe_machine({"versions": versions})}
+        stored.parent.mkdir(exist_ok=True)
+        stored.write_text(json.dumps(results, indent=1) + "\n")
+        text = section(results)
+        page.write_text(put_section(page.read_text() if page.is_file() else "", text, name="recovery"))
+    sys.stdout.write(section(results) + "\n")
+    return 0
+
+
+def peers_versions(python: str) -> dict[str, str]:
+    """What stands in the peers' environment."""
+    code = f"import json, importlib.metadata as m; print(json.dumps({{n: m.version(n) for n in {PEER_PACKAGES!r}}}))"
+    done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
+    return dict(json.loads(done.stdout))
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.faults", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="few kills, rough figures; writes to the work folder")
+    parser.add_argument("--only", action="append", choices=PARTS, help="a part; repeatable")
+    parser.add_argument("--seed", type=int, default=1, help="of the moments of kills and of the trace")
+    parser.add_argument("--work", type=Path, default=DEFAULT_WORK, help="dataset and what arms write")
+    parser.add_argument("--peers", type=Path, default=DEFAULT_PEERS_PYTHON, help="the Python of the peers' environment")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,84 @@
+"""SIGKILL of a rank to the next new step, and the steps that a kill throws away: the same kills, counted twice."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from benchmarks.data.stats import turns
+from benchmarks.faults.arms import HEADRACE, TORCHRUN
+from benchmarks.faults.jobs import HeadraceJob, Job, kill_within_a_step
+from benchmarks.faults.plan import Plan
+from benchmarks.faults.steps import recovery
+
+logger = logging.getLogger(__name__)
+
+FIRST_STEPS = 4
+
+
+def measure_recovery(plan: Plan, arms: Sequence[str]) -> dict[str, Any]:
+    """The kills of each arm, arms in turn; each repetition has moments of its own, the same for all arms."""
+    kills: dict[str, list[dict[str, Any]]] = {arm: [] for arm in arms}
+    done = dict.fromkeys(arms, 0)
+    for number in turns(len(arms), plan.repetitions):
+        arm = arms[number]
+        seed = plan.seed * 1000 + done[arm]
+        kills[arm] += kills_of_run(
+            plan, arm, plan.recovery_kills, plan.recovery_save_every, plan.recovery_gap, random.Random(seed)
+        )
+        done[arm] += 1
+    return {"kills": kills, "save_every": plan.recovery_save_every}
+
+
+def measure_lost(plan: Plan) -> dict[str, Any]:
+    """One run of Headrace and one of torchrun, with the same gaps between kills."""
+    kills = {
+        arm: kills_of_run(plan, arm, plan.lost_kills, plan.lost_save_every, plan.lost_gap, random.Random(plan.seed))
+        for arm in (HEADRACE, TORCHRUN)
+    }
+    return {"kills": kills, "save_every": plan.lost_save_every}
+
+
+def kills_of_run(
+    plan: Plan, arm: str, count: int, save_every: int, gap: tuple[int, int], generator: random.Random
+) -> list[dict[str, Any]]:
+    """So many kills of one run, one after the other."""
+    found = []
+    with plan.place(arm) as place, plan.runner(save_every).started(arm, place) as job:
+        job.wait_for_step(FIRST_STEPS, plan.deadline_seconds)
+        for _ in range(count):
+            found.append(one_kill(job, generator, gap, plan.deadline_seconds))
+            logger.info("%s: next new step after %.2f s, %d run again", arm, *_shown(found[-1]))
+    return found
+
+
+def one_kill(job: Job, generator: random.Random, gap: tuple[int, int], seconds: float) -> dict[str, Any]:
+    """Kill a rank and wait for the next new step; what it cost."""
+    killed, usual = kill_within_a_step(job, generator, gap, seconds)
+    found = job.wait_for(lambda: recovery(job.steps(), killed, usual), "a new step after a kill", seconds)
+    more = phases(job, killed) if isinstance(job, HeadraceJob) else {}
+    return {**asdict(found), "step_seconds": usual, **more}
+
+
+def phases(job: HeadraceJob, killed: float, patience_seconds: float = 5.0) -> dict[str, Any]:
+    """Where the time from the kill to the first step went, by the journal: until new ranks are forked, until they hold
+    their state, and the first step."""
+    deadline = time.monotonic() + patience_seconds
+    while time.monotonic() < deadline:
+        job.steps()
+        ends = [event["time"] for event in job.events if event["event"] == "rank_dead" and event["time"] > killed]
+        begins = [event["time"] for event in job.events if event["event"] == "start" and event["time"] > killed]
+        steps = [step.time for step in job.steps() if begins and step.time > begins[0]]
+        if ends and steps:
+            seconds = {"forked": ends[0] - killed, "ready": begins[0] - ends[0], "first_step": steps[0] - begins[0]}
+            return {"phases_seconds": seconds}
+        time.sleep(0.05)
+    return {}
+
+
+def _shown(kill: dict[str, Any]) -> tuple[float, int]:
+    return kill["new_step_seconds"], kill["replayed_steps"]
