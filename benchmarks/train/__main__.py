@@ -18,6 +18,7 @@ from benchmarks.data.arms import ROOT
 from benchmarks.data.machine import describe_machine
 from benchmarks.data.report import put_section
 from benchmarks.train.memory import measure_memory
+from benchmarks.train.overhead import measure_overhead
 from benchmarks.train.plan import DEFAULT_FOLDER, DEFAULT_PEERS_PYTHON, Plan, full, quick
 from benchmarks.train.report import failures, report
 from benchmarks.train.start import measure_starts
@@ -33,6 +34,7 @@ PARTS: dict[str, Callable[[Plan, list[str]], Any]] = {
     "ranks-2": lambda plan, arms: measure_training(plan, 2, arms),
     "start": lambda plan, arms: measure_starts(plan),
     "memory": lambda plan, arms: measure_memory(plan),
+    "overhead": lambda plan, arms: measure_overhead(plan),
 }
 
 

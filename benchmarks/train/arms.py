@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 PEERS = ROOT / "benchmarks/train/peers"
 ARM_SECONDS = 1500.0
-START_SECONDS = 180.0
+START_SECONDS = 300.0
 STAGES = (0, 1, 2, 3)
 
 BARE, DDP, LIGHTNING, ACCELERATE, TRANSFORMERS = (
@@ -104,7 +104,7 @@ def run_arm(arm: Arm, work: Work) -> Sample:
             processes.start(command(arm, work, folder, asked), frozenset(cores), environment())
             if arm.ranks > 1:
                 titles = [f"headrace: rank {rank}/{arm.ranks} of bench-train" for rank in range(arm.ranks)]
-                pin_titled(titles, cores, START_SECONDS)
+                pin_titled(titles, cores, START_SECONDS, processes.has_ended)
         else:
             for core, variables in zip(plan.cores, rank_environments(arm.ranks), strict=False):
                 own = {**environment(), **variables, "TORCHINDUCTOR_CACHE_DIR": str(plan.folder / "inductor")}

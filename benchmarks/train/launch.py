@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -58,6 +58,10 @@ class Group:
             raise RuntimeError(f"{self._name}: not done at its deadline: {self.said()}")
         return ready
 
+    def has_ended(self) -> bool:
+        """Whether one of them is no longer there."""
+        return any(process.poll() is not None for process in self.processes)
+
     def said(self) -> str:
         """The end of the log."""
         return self._log.read_text(errors="replace")[-2000:]
@@ -98,14 +102,16 @@ def rank_environments(ranks: int, even_one: bool = False) -> list[dict[str, str]
     return [{**common, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks)]
 
 
-def pin_titled(titles: Sequence[str], cores: Sequence[int], deadline_seconds: float) -> None:
+def pin_titled(
+    titles: Sequence[str], cores: Sequence[int], deadline_seconds: float, is_over: Callable[[], bool] = lambda: False
+) -> None:
     """Put the processes of these titles, once they are there, on a core each, with all their threads.
 
-    Raises: RuntimeError if they do not come.
+    Raises: RuntimeError if they do not come, unless it `is_over` before.
     """
     end = time.monotonic() + deadline_seconds
     waiting = dict(zip(titles, cores, strict=True))
-    while waiting:
+    while waiting and not is_over():
         for title in [title for title in waiting if (pids := _titled(title))]:
             for pid in pids:
                 _pin(pid, waiting[title])

@@ -25,6 +25,8 @@ def report(results: Mapping[str, Any]) -> str:
         sections.append("\n".join(_starts(results["start"])))
     if "memory" in results:
         sections.append("\n".join(_memory(results["memory"])))
+    if "overhead" in results:
+        sections.append("\n".join(_overhead(results["overhead"])))
     return "\n\n".join([*sections, LIMITS, _commands(results)])
 
 
@@ -125,6 +127,24 @@ def _memory(part: Mapping[str, Any]) -> Iterator[str]:
         each = [f"{row[key] / part['parameters']:.2f}" for key in ("rest", "peak", "formula", "buckets")]
         rows.append((str(row["ranks"]), str(row["stage"]), row["arm"], *each, f"{over_formula(row):.3f}"))
     yield table(columns, rows)
+    yield from _failed(part)
+
+
+def _overhead(part: Mapping[str, Any]) -> Iterator[str]:
+    yield "### What a step costs whatever its batch is\n"
+    yield (
+        "CPU milliseconds of a step on one rank with the same model and 16 tokens: nearly all of it is what the batch "
+        "does not change, such as copies of gradients, norm, clip, update, and Python. Operations are those that take "
+        "most by themselves, by torch.profiler.\n"
+    )
+    arms = part["arms"]
+    phases = list(next(iter(arms.values()))["phases"]) if arms else []
+    rows = []
+    for arm, found in arms.items():
+        each = [f"{found['phases'][phase]:.1f}" for phase in phases]
+        operations = ", ".join(f"{name} {ms:.1f}" for name, ms in found["operations"].items())
+        rows.append((arm, f"{sum(found['phases'].values()):.1f}", *each, operations))
+    yield table(("arm", "all", *phases, "operations"), rows)
     yield from _failed(part)
 
 

@@ -56,6 +56,14 @@ def test_pin_titled_of_a_process_that_does_not_come_is_refused() -> None:
         pin_titled(["no such title"], [0], 0.0)
 
 
+def test_pin_titled_gives_up_without_a_word_when_it_is_over(tmp_path: Path) -> None:
+    with group("arm", tmp_path / "log") as processes:
+        processes.start(python("pass"), CORE, {})
+        processes.wait(30)
+        pin_titled(["no such title"], [0], 60.0, processes.has_ended)
+        assert processes.has_ended()
+
+
 def test_pin_titled_puts_a_process_on_its_core(tmp_path: Path) -> None:
     with group("arm", tmp_path / "log") as processes:
         processes.start(["sleep", "60"], frozenset(os.sched_getaffinity(0)), {"PATH": os.environ["PATH"]})
