@@ -33,12 +33,17 @@ _STYLE = (
 @media (prefers-color-scheme: dark) {
   :root { --ink: #e4e6e9; --paper: #17191c; --faint: #9aa1a9; --rule: #3a3f45; }
 }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 72rem;
-  margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.4rem; } h2 { font-size: 1.15rem; margin-top: 2rem; } .faint { color: var(--faint); }
+body { font: 15px/1.45 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 76rem;
+  margin: 1rem auto; padding: 0 1rem; }
+h1 { font-size: 1.35rem; margin: 0 0 .5rem; } h2 { font-size: 1.1rem; margin: 1.2rem 0 .3rem; } p { margin: .3rem 0; }
+.faint { color: var(--faint); } .faint, figcaption { font-size: .9rem; } figcaption { font-weight: 600; }
+.legend { display: flex; flex-wrap: wrap; gap: .3rem .6rem; margin: .5rem 0; max-height: 7rem; overflow-y: auto; }
+.legend button { font: inherit; font-size: .9rem; color: var(--ink); background: none; border: 1px solid var(--rule);
+  border-radius: 4px; padding: .1rem .5rem; cursor: pointer; overflow-wrap: anywhere; }
+.legend button[aria-pressed=false] { text-decoration: line-through; opacity: .5; }
 .scroll { overflow-x: auto; max-height: 40rem; overflow-y: auto; }
-.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 30rem), 1fr)); gap: 1rem 1.5rem; }
-figure { margin: 0; } canvas { width: 100%; height: 280px; display: block; touch-action: pan-y; }
+.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); gap: .8rem 1.2rem; }
+figure { margin: 0; } canvas { width: 100%; height: 225px; display: block; touch-action: pan-y; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .2rem .8rem .2rem 0; border-bottom: 1px solid var(--rule); text-align: right; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
@@ -66,7 +71,7 @@ def compare_page(comparison: Comparison) -> str:
     sections = [
         f"<h1>{count} {'run' if count == 1 else 'runs'} compared</h1>",
         _verdict_section(comparison.seeds),
-        _plot_section(),
+        _plot_section(comparison.runs),
         _table_section(comparison),
         _settings_section(comparison),
         _time_section(comparison.runs),
@@ -93,14 +98,27 @@ _PLOTS = {
 }
 
 
-def _plot_section() -> str:
+def _plot_section(runs: Sequence[RunSummary]) -> str:
     figures = [
         f'<figure><figcaption>{title}</figcaption><canvas data-plot="{name}" role="img" aria-label="{title}"></canvas>'
         "</figure>"
         for name, title in _PLOTS.items()
     ]
-    about = "Losses in nats per token, hours of each run's own wall time; long curves are means of neighbouring steps."
-    return f'<h2>Curves</h2>\n<p class="faint">{about}</p>\n<div class="plots">' + "\n".join(figures) + "</div>"
+    about = (
+        "Losses in nats per token, hours of each run's own wall time; long curves are means of neighbouring steps. "
+        "Point at a curve for its values; click a run to hide its curves."
+    )
+    plots = "\n".join(figures)
+    return f'<h2>Curves</h2>\n<p class="faint">{about}</p>\n{_legend(runs)}\n<div class="plots">{plots}</div>'
+
+
+def _legend(runs: Sequence[RunSummary]) -> str:
+    """Which colour is which run's: buttons that show and hide its curves."""
+    buttons = [
+        f'<button type="button" data-toggle="{index}" aria-pressed="true">{_run_cell(index, run.name)}</button>'
+        for index, run in enumerate(runs)
+    ]
+    return '<div class="legend" role="group" aria-label="runs shown">' + "".join(buttons) + "</div>"
 
 
 def _curves(runs: Sequence[RunSummary]) -> dict[str, Any]:

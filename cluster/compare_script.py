@@ -11,6 +11,7 @@ const short = value => {
     if (size >= unit) return +(value / unit).toPrecision(3) + letter;
   return String(+value.toPrecision(3));
 };
+const hidden = new Set();  // runs that the reader has switched off
 const color = (index, count) => count <= 10
   ? style('--c' + index)
   : `hsl(${Math.round(360 * index / count)} 65% ${matchMedia('(prefers-color-scheme: dark)').matches ? 62 : 42}%)`;
@@ -38,6 +39,8 @@ function ticks(low, high, count) {
   return found;
 }
 
+const FEW = 30;  // points of a curve that shows each
+
 class Plot {
   constructor(canvas) {
     this.canvas = canvas;
@@ -55,13 +58,16 @@ class Plot {
     canvas.width = this.width * ratio; canvas.height = this.height * ratio;
     pen.scale(ratio, ratio);
     pen.font = '11px system-ui, sans-serif';
+    canvas.dataset.lines = 0;
     if (!this.box) { pen.fillStyle = style('--faint'); pen.fillText('no values', 58, 30); return; }
     this.grid(pen);
     pen.save();
     pen.beginPath(); pen.rect(58, 8, this.width - 70, this.height - 40); pen.clip();
     const alpha = marked >= 0 ? 0.25 : 0.9;
-    this.curves.forEach((curve, index) => { if (index !== marked) this.line(pen, curve, alpha, 1.2); });
-    if (marked >= 0) this.line(pen, this.curves[marked], 1, 2.2);
+    const shown = this.curves.filter(curve => !hidden.has(curve.run) && curve.y.some(y => y !== null));
+    shown.forEach(curve => { if (curve !== this.curves[marked]) this.line(pen, curve, alpha, 1.4); });
+    if (shown.includes(this.curves[marked])) this.line(pen, this.curves[marked], 1, 2.4);
+    canvas.dataset.lines = shown.length;
     if (point) {
       pen.fillStyle = color(this.curves[marked].run, data.names.length);
       pen.beginPath(); pen.arc(this.px(point[0]), this.py(point[1]), 4, 0, 7); pen.fill();
@@ -90,7 +96,15 @@ class Plot {
       drawing = true;
     });
     pen.stroke();
+    if (curve.x.length <= FEW) this.dots(pen, curve, width + 0.8);
     pen.globalAlpha = 1;
+  }
+  dots(pen, curve, radius) {  // a value alone makes no line
+    pen.fillStyle = pen.strokeStyle;
+    curve.x.forEach((x, i) => {
+      if (curve.y[i] === null) return;
+      pen.beginPath(); pen.arc(this.px(x), this.py(curve.y[i]), radius, 0, 7); pen.fill();
+    });
   }
   hoverSoon(event) {  // once a frame: the page may hold hundreds of curves
     if (!this.event) requestAnimationFrame(() => {
@@ -105,7 +119,7 @@ class Plot {
     const at = this.canvas.getBoundingClientRect(), mx = event.clientX - at.left, my = event.clientY - at.top;
     let best = null;
     this.curves.forEach((curve, index) => curve.x.forEach((x, i) => {
-      if (curve.y[i] === null) return;
+      if (curve.y[i] === null || hidden.has(curve.run)) return;
       const distance = (this.px(x) - mx) ** 2 + (this.py(curve.y[i]) - my) ** 2;
       if (!best || distance < best.distance) best = {distance, index, point: [x, curve.y[i]]};
     }));
@@ -127,6 +141,17 @@ const drawAll = () => {
     key.style.background = color(+key.dataset.run, data.names.length);
   });
 };
+// A curve's place in each plot is its run's number.
+document.querySelectorAll('[data-toggle]').forEach(button => {
+  const run = +button.dataset.toggle;
+  button.addEventListener('click', () => {
+    if (!hidden.delete(run)) hidden.add(run);
+    button.setAttribute('aria-pressed', String(!hidden.has(run)));
+    drawAll();
+  });
+  button.addEventListener('pointerenter', () => plots.forEach(plot => plot.draw(hidden.has(run) ? -1 : run)));
+  button.addEventListener('pointerleave', drawAll);
+});
 addEventListener('resize', drawAll);
 matchMedia('(prefers-color-scheme: dark)').addEventListener('change', drawAll);
 drawAll();

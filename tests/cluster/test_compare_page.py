@@ -64,6 +64,8 @@ def test_compare_page_holds_curves_tables_and_verdict() -> None:
     assert plots["val_hours"]["curves"][0]["y"] == [6.0]
     reader = Reader(page)
     assert [attrs["data-plot"] for tag, attrs in reader.tags if tag == "canvas"] == list(plots)
+    toggles = [(attrs["data-toggle"], attrs["aria-pressed"]) for tag, attrs in reader.tags if tag == "button"]
+    assert toggles == [("0", "true"), ("1", "true")]
     assert "val loss, best" in reader.cells and "lr" in reader.cells
     assert "one seed proves nothing" in page
     assert page.count("where the time of") == 2
