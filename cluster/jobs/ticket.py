@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 METADATA_KEY = "headrace"
+JOB_NAME_KEY = "job_name"  # Ray's own
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,8 @@ class Ticket:
         return f"{self.run_id}-{self.number}"
 
     def to_metadata(self) -> dict[str, str]:
-        """As Ray keeps it beside the job."""
-        return {METADATA_KEY: json.dumps(asdict(self))}
+        """As Ray keeps it beside the job, with the name that its pages show."""
+        return {METADATA_KEY: json.dumps(asdict(self)), JOB_NAME_KEY: self.name}
 
 
 def ticket_from_dict(values: Mapping[str, Any]) -> Ticket:

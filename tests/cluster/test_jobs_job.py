@@ -15,6 +15,7 @@ def test_ticket_comes_back_from_a_job_s_metadata() -> None:
     sent = ticket(number=3, waits=True, gang=gang(4, gpus=1))
     assert ticket_from_metadata(sent.to_metadata()) == sent
     assert sent.job_id == "20260101-a-3"
+    assert sent.to_metadata()["job_name"] == "demo"  # as Ray's pages show it
 
 
 @pytest.mark.parametrize(
