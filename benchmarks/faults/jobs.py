@@ -9,7 +9,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -172,13 +172,13 @@ def running(command: Sequence[str], place: Place, kind: type[Job]) -> Iterator[J
     try:
         yield kind(place, process)
     finally:
-        process.terminate()
         try:
-            process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-        end_all_below(os.getpid(), owned=frozenset({process.pid}))
-        process.wait()
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(STOP_SECONDS)
+        finally:  # also where a signal cuts the wait short
+            end_all_below(os.getpid(), owned=frozenset({process.pid}))
+            process.wait()
 
 
 def kill_within_a_step(
