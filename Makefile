@@ -4,8 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-faults test-cluster test-all test-fast check bench bench-data bench-train bench-checkpoint \
-	bench-recovery docs clean
+.PHONY: demo test test-faults test-cluster test-browser test-all test-fast check bench bench-data bench-train \
+	bench-checkpoint bench-recovery docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/headrace run recipes/demo.yaml
@@ -21,8 +21,12 @@ test-faults: $(VENV)/.installed-test
 test-cluster: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m hosts
 
+# The pages in Debian's browser: apt-get install chromium chromium-driver.
+test-browser: $(VENV)/.installed-browser
+	$(BIN)/python -m pytest -m browser
+
 test-all: $(VENV)/.installed-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not browser"
 
 # No Ray, no process group, no server: what can be run after every edit.
 test-fast: $(VENV)/.installed-test
@@ -67,6 +71,11 @@ $(VENV)/.installed-test: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) --editable '.[test]'
 	touch $(VENV)/.installed $@
+
+$(VENV)/.installed-browser: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) --editable '.[browser]'
+	touch $(VENV)/.installed $(VENV)/.installed-test $@
 
 .venv-peers/.installed: benchmarks/data/peers.txt
 	test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers
