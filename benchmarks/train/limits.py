@@ -1,8 +1,8 @@
-"""What limits the rows, as profiles and DeepSpeed's code show it. Without figures: these are in the tables."""
+"""What limits the rows, as read from the code of what runs; the figures are in the tables alone."""
 
 from __future__ import annotations
 
-LIMITS = """### What limits
+LIMITS = """### What limits, read from the code and to be seen in the tables
 
 - **Training against the bare loop.** The kernels are the same, so what differs is what a step costs whatever its batch
   is (the table above). Beside fp32 parameters DeepSpeed keeps, from stage 1 on, masters of their own: gradients are
