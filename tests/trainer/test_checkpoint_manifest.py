@@ -9,7 +9,7 @@ import pytest
 
 from tests.trainer.checkpoint_world import header, manifest_of, path_of, save
 from trainer.checkpoint.fragments import Span
-from trainer.checkpoint.manifest import MANIFEST_NAME, Manifest, digest_of, parse, render
+from trainer.checkpoint.manifest import MANIFEST_NAME, VERSION, Manifest, digest_of, parse, render
 from trainer.checkpoint.store import read_manifest
 from trainer.errors import TrainError
 
@@ -32,7 +32,7 @@ def test_manifest_round_trip_keeps_every_field(tmp_path: Path) -> None:
 
 def test_manifest_text_names_what_readers_look_for(tmp_path: Path) -> None:
     body = json.loads((path_of(save(tmp_path)) / MANIFEST_NAME).read_text())
-    assert body["version"] == 1
+    assert body["version"] == 2
     assert body["settings_digest"] == digest_of({"seed": 1337, "model": {"n_layer": 2}})
     assert body["optimizer_steps"] == {"embed.weight": 17.0, "norm.bias": 17.0, "scale": 17.0}
 
@@ -61,7 +61,7 @@ def test_manifest_of_garbage_is_refused_with_its_path(text: bytes) -> None:
 def test_manifest_of_another_version_is_refused() -> None:
     body = {"version": 99}
     text = json.dumps({**body, "sha256": digest_of(body)}).encode()
-    with pytest.raises(TrainError, match="field version must be 1, found 99"):
+    with pytest.raises(TrainError, match="field version must be 1 or 2, found 99"):
         parse(text, Path("m.json"))
 
 
@@ -73,9 +73,9 @@ def test_manifest_with_a_path_for_a_file_name_is_refused(tmp_path: Path) -> None
         parse(json.dumps({**body, "sha256": digest_of(body)}).encode(), Path("m.json"))
 
 
-def with_first_file(manifest: Manifest, **changes: object) -> bytes:
+def with_first_file(manifest: Manifest, version: int = VERSION, **changes: object) -> bytes:
     """The manifest's text with other fields of its first file; None takes one away."""
-    body = json.loads(render(manifest))
+    body = {**json.loads(render(manifest)), "version": version}
     body.pop("sha256")
     record = {**body["files"][0], **changes}
     body["files"][0] = {name: value for name, value in record.items() if value is not None}
@@ -85,7 +85,7 @@ def with_first_file(manifest: Manifest, **changes: object) -> bytes:
 def test_manifest_of_before_there_was_a_choice_of_hashes_is_read(tmp_path: Path) -> None:
     manifest = manifest_of(save(tmp_path))
     assert manifest.files[0].digest.startswith("xxh3-128:")
-    older = parse(with_first_file(manifest, digest=None, sha256="ab12"), tmp_path)
+    older = parse(with_first_file(manifest, version=1, digest=None, sha256="ab12"), tmp_path)
     assert older.files[0].digest == "sha256:ab12"
     assert older.files[1] == manifest.files[1]
 

@@ -13,7 +13,9 @@ from trainer.checkpoint.files import HASHES
 from trainer.checkpoint.fragments import Span
 from trainer.errors import TrainError
 
-VERSION = 1
+VERSION = 2
+READABLE = (1, 2)
+"""1 had a SHA-256 for each file; 2 names the hash."""
 MANIFEST_NAME = "manifest.json"
 
 
@@ -111,9 +113,9 @@ def parse(text: bytes, path: Path | str) -> Manifest:
         raise TrainError(f"{path}: the manifest is no JSON ({error}); use another checkpoint") from error
     if not isinstance(body, dict) or body.pop("sha256", None) != digest_of(body):
         raise TrainError(f"{path}: the manifest does not match its own hash, it is damaged; use another checkpoint")
-    if body.get("version") != VERSION:
-        found = body.get("version")
-        raise TrainError(f"{path}: field version must be {VERSION}, found {found!r}; load it with the version it is of")
+    if body.get("version") not in READABLE:
+        known, found = " or ".join(map(str, READABLE)), body.get("version")
+        raise TrainError(f"{path}: field version must be {known}, found {found!r}; load it with the version it is of")
     try:
         return _from_dict(body)
     except (KeyError, TypeError, ValueError) as error:
