@@ -115,10 +115,15 @@ def imported_at_start(module: str) -> set[str]:
 
 
 DRIVER = ("cluster.drive", "cluster.session", "cluster.cli", "trainer.carried_code")
+TRAINED = (
+    *("trainer.evaluate", "trainer.scoring", "trainer.multiple_choice", "trainer.classification_report"),
+    *("trainer.language_model", "trainer.text_classifier", "trainer.trained", "trainer.harness"),
+)
+"""What users ask of a trained model goes through these."""
 
 
-@pytest.mark.parametrize("module", DRIVER)
-def test_driver_does_without_deepspeed_which_takes_seconds_to_import(module: str) -> None:
+@pytest.mark.parametrize("module", [*DRIVER, *TRAINED])
+def test_driver_and_trained_models_do_without_deepspeed_which_takes_seconds_and_writes_to_stdout(module: str) -> None:
     owners = [
         name
         for name in imported_at_start(module)

@@ -15,8 +15,8 @@ from data_shards.errors import DataError
 from trainer.checkpoint.marks import SaveCancelledError
 from trainer.checkpoint.save import SaveResult, SaveTask
 from trainer.checkpoint.writer import start_removal, start_save
+from trainer.collectives import gather_to_all, reduce_sum
 from trainer.errors import FencedError, SaveFailedError
-from trainer.process_group import gather_to_all, reduce_sum
 
 LATE_SECONDS = 15.0
 LATE_WHEN_DUE_SECONDS = 1.0

@@ -10,7 +10,7 @@ import torch
 
 from data_shards.errors import DataError
 from data_shards.loader import LoaderState, StepBatch, TrainLoader, Unreadable
-from trainer.process_group import gather_to_all, reduce_sum
+from trainer.collectives import gather_to_all, reduce_sum
 
 logger = logging.getLogger(__name__)
 

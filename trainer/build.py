@@ -33,6 +33,7 @@ from trainer.checkpoint.save import no_fault
 from trainer.checkpoint.store import list_checkpoints
 from trainer.checkpointer import Checkpointer
 from trainer.classification import prior_loss, trained_class_weights
+from trainer.collectives import broadcast_from_first, gather_to_first, reduce_sum
 from trainer.config import RunConfig, dump_run_file
 from trainer.engine import build_engine
 from trainer.engine_state import prepare_optimizer
@@ -49,7 +50,6 @@ from trainer.own_time import OwnTime
 from trainer.peak import matmul_flops_per_second
 from trainer.place import Place
 from trainer.precision import resolve_here
-from trainer.process_group import broadcast_from_first, gather_to_first, reduce_sum
 from trainer.stages import Stage, stage_at
 from trainer.stop import StopRequest
 from trainer.training_run import Emit, StageStart, TrainingRun

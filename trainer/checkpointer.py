@@ -23,11 +23,11 @@ from trainer.checkpoint.load import CheckpointReader
 from trainer.checkpoint.manifest import Header
 from trainer.checkpoint.save import At, SaveTask, no_fault
 from trainer.checkpoint.store import Choice, agree_on_checkpoint, checkpoints_address, list_checkpoints
+from trainer.collectives import broadcast_from_first
 from trainer.config import RunConfig
 from trainer.engine_state import parameter_shapes, restore, restore_frozen, snapshot
 from trainer.errors import FencedError, SaveFailedError, TrainError
 from trainer.place import Place
-from trainer.process_group import broadcast_from_first
 from trainer.snapshots import Snapshots
 from trainer.stages import Stage
 

@@ -15,10 +15,10 @@ from data_shards.class_counts import class_counts
 from data_shards.dataset import Dataset
 from data_shards.evaluation import EvaluationBatch
 from data_shards.permutation import Int64Array
+from trainer.collectives import reduce_sum
 from trainer.errors import TrainError
 from trainer.evaluate import Batches
 from trainer.model_input import counted_labels, model_input
-from trainer.process_group import reduce_sum
 
 AskedWeights = Literal["balanced"] | Mapping[str, float] | None
 

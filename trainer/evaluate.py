@@ -13,6 +13,7 @@ from data_shards.dataset import Dataset
 from data_shards.evaluation import EvaluationBatch, evaluation_batches
 from data_shards.packing import separates_documents
 from data_shards.permutation import Int64Array
+from trainer.collectives import reduce_sum
 from trainer.config import RunConfig
 from trainer.model_input import counted_labels, model_input
 
@@ -78,8 +79,6 @@ def evaluate(engine: Any, batches: Batches, beat: Callable[[], None]) -> float:
 
     Every rank must call it, with equally many batches. 0.0 of no labels.
     """
-    from trainer.process_group import reduce_sum  # it imports DeepSpeed, which a trained model does without
-
     engine.eval()
     loss_sum, labels = summed_loss(engine.module, batches(), engine.device, beat)
     engine.train()

@@ -24,6 +24,7 @@ from model.lora_settings import LoRASettings
 from model.settings import SHAPE_FIELDS
 from trainer.checkpoint.load import CheckpointReader, SavedParameters
 from trainer.checkpoint.store import Choice
+from trainer.collectives import broadcast_from_first
 from trainer.errors import TrainError
 from trainer.origin import Origin, absent, parse_origin
 from trainer.trained import find_checkpoint, model_config_of, open_dataset, open_trained
@@ -158,8 +159,6 @@ def _reader_of_mapping(parameters: Mapping[str, torch.Tensor]) -> Callable[[torc
 
 def _choice_of_first_rank(origin: Origin) -> _Chosen:
     """The run's checkpoint, verified by rank 0, its adapters and its classes; rank 0's error is raised by all."""
-    from trainer.process_group import broadcast_from_first
-
     found: _Chosen | None = None
     error = ""
     if dist.get_rank() == 0:

@@ -19,6 +19,7 @@ import torch
 from model.config import GPTConfig
 from trainer.accelerators import usable_gpu_bytes
 from trainer.batch import BatchPlan, plan_batch
+from trainer.collectives import broadcast_from_first, gather_to_first
 from trainer.config import RunConfig
 from trainer.errors import SmallerMicroBatchError
 from trainer.fitting import fitting_batch
@@ -26,7 +27,6 @@ from trainer.free_memory import free_memory_bytes
 from trainer.plan_memory import PROCESS_BYTES, MemoryModel
 from trainer.plan_sizes import model_sizes
 from trainer.precision import resolve_here
-from trainer.process_group import broadcast_from_first, gather_to_first
 
 logger = logging.getLogger(__name__)
 

@@ -14,12 +14,12 @@ from torch import Tensor
 from data_shards.loader import StepBatch
 from trainer.adversarial import no_shift, perturbation
 from trainer.batch import BatchPlan
+from trainer.collectives import reduce_sum
 from trainer.engine import set_learning_rate
 from trainer.engine_state import loss_scale_state, set_loss_scale_state
 from trainer.loss_weights import loss_weights
 from trainer.model_input import ModelInput, counted_labels, model_input
 from trainer.own_time import OwnTime
-from trainer.process_group import reduce_sum
 from trainer.seeds import seed_step
 from trainer.settings import Normalize
 

@@ -16,10 +16,10 @@ import torch.distributed
 from data_shards.loader import LoaderState
 from trainer.checkpoint.former import open_former
 from trainer.checkpoint.memory import NoteTooLongError, SnapshotMemory, copies_of, snapshot_bytes
+from trainer.collectives import broadcast_from_first, gather_to_first
 from trainer.engine_state import finish_restore, held_fragments, loss_scale_state
 from trainer.free_memory import LARGEST_SHARE_OF_MEMORY, free_memory_bytes
 from trainer.place import Place
-from trainer.process_group import broadcast_from_first, gather_to_first
 
 logger = logging.getLogger(__name__)
 

@@ -19,11 +19,12 @@ from model.config import GPTConfig
 from tests.live_tensors import LiveTensors
 from tests.trainer.worlds import answer, host
 from trainer.batch import BatchPlan, plan_batch
+from trainer.collectives import gather_to_first
 from trainer.engine import build_engine
 from trainer.engine_state import prepare_optimizer
 from trainer.optimizer_step import StepWatch, run_step
 from trainer.own_time import OwnTime
-from trainer.process_group import gather_to_first, init_process_group
+from trainer.process_group import init_process_group
 from trainer.rank import preload
 from trainer.seeds import make_deterministic
 from trainer.settings import TrainSettings

@@ -19,8 +19,8 @@ from tests.trainer.checkpointing import Saving
 from tests.trainer.worlds import answer, host
 from trainer.checkpoint import files
 from trainer.checkpoint.store import file_name, folder_name
+from trainer.collectives import gather_to_all
 from trainer.errors import SaveFailedError
-from trainer.process_group import gather_to_all
 
 STALL_SECONDS, LONG_STALL_SECONDS = 3.0, 60.0
 

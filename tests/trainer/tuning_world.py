@@ -23,9 +23,9 @@ from trainer.checkpoint.load import CheckpointReader
 from trainer.checkpoint.manifest import Header
 from trainer.checkpoint.save import SaveTask, save_checkpoint
 from trainer.checkpoint.store import agree_on_checkpoint
+from trainer.collectives import broadcast_from_first
 from trainer.engine import build_engine
 from trainer.engine_state import prepare_optimizer, restore, snapshot
-from trainer.process_group import broadcast_from_first
 from trainer.rank import preload
 from trainer.settings import TrainSettings
 
