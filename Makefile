@@ -38,7 +38,8 @@ check: $(VENV)/.installed-test
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_house.py
 
-bench: $(VENV)/.installed-test bench-checkpoint bench-recovery
+# Everything that is measured, beside the peers: hours.
+bench: $(VENV)/.installed-test bench-data bench-train bench-checkpoint bench-recovery
 	$(BIN)/python -m benchmarks.reading
 	$(BIN)/python -m benchmarks.chaos
 	$(BIN)/python -m benchmarks.generation
