@@ -1,6 +1,7 @@
 """`python -m benchmarks.faults`: recovery beside the peers; writes RESULTS.md and results/faults.json.
 
-`--quick` runs the same with few kills and short traces and writes to the work folder only.
+`--quick` runs the same with few kills and short traces and writes to the work folder only; so does `--arm headrace`,
+which is the kills of that arm alone.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 from benchmarks.data.arms import ROOT
 from benchmarks.data.machine import describe_machine
 from benchmarks.data.report import put_section
-from benchmarks.faults.arms import ARMS
+from benchmarks.faults.arms import ARMS, HEADRACE
 from benchmarks.faults.kills import measure_lost, measure_recovery
 from benchmarks.faults.plan import Plan, full, quick
 from benchmarks.faults.processes import take_charge
@@ -30,11 +31,11 @@ logger = logging.getLogger("benchmarks.faults")
 RESULTS_PAGE, RESULTS_JSON = ROOT / "benchmarks/RESULTS.md", ROOT / "benchmarks/results/faults.json"
 DEFAULT_WORK, DEFAULT_PEERS_PYTHON = ROOT / "build/bench-faults", ROOT / ".venv-train-peers/bin/python"
 PARTS: dict[str, Callable[[Plan], dict[str, Any]]] = {
-    "recovery": lambda plan: measure_recovery(plan, ARMS),
     "lost": measure_lost,
     "snapshots": measure_snapshots,
     "storm": measure_storm,
 }
+RECOVERY = "recovery"
 PEER_PACKAGES = ("torch", "deepspeed", "ray", "lightning")
 
 
@@ -46,12 +47,14 @@ def main() -> int:
     options.work.mkdir(parents=True, exist_ok=True)
     make = quick if options.quick else full
     plan = make(options.work.resolve(), str(options.peers.absolute()), options.seed)
-    page, stored = (plan.work / "quick.md", plan.work / "quick.json") if options.quick else (RESULTS_PAGE, RESULTS_JSON)
+    is_rough = options.quick or options.arm
+    page, stored = (plan.work / "quick.md", plan.work / "quick.json") if is_rough else (RESULTS_PAGE, RESULTS_JSON)
     results: dict[str, Any] = json.loads(stored.read_text()) if stored.is_file() else {}
-    versions = peers_versions(plan.peers_python)
-    for part in options.only or PARTS:
+    versions = {} if options.arm == [HEADRACE] else peers_versions(plan.peers_python)
+    parts = [RECOVERY] if options.arm else options.only or [RECOVERY, *PARTS]
+    for part in parts:
         logger.info("measuring: %s, seed %d", part, plan.seed)
-        results[part] = PARTS[part](plan)
+        results[part] = measure_recovery(plan, options.arm or ARMS) if part == RECOVERY else PARTS[part](plan)
         results |= {"seed": plan.seed, "collective_seconds": plan.collective_seconds}
         results |= {"machine": describe_machine({"versions": versions})}
         stored.parent.mkdir(exist_ok=True)
@@ -72,7 +75,8 @@ def peers_versions(python: str) -> dict[str, str]:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.faults", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="few kills, rough figures; writes to the work folder")
-    parser.add_argument("--only", action="append", choices=PARTS, help="a part; repeatable")
+    parser.add_argument("--only", action="append", choices=[RECOVERY, *PARTS], help="a part; repeatable")
+    parser.add_argument("--arm", action="append", choices=ARMS, help="the kills of this arm alone; repeatable")
     parser.add_argument("--seed", type=int, default=1, help="of the moments of kills and of the trace")
     parser.add_argument("--work", type=Path, default=DEFAULT_WORK, help="dataset and what arms write")
     parser.add_argument("--peers", type=Path, default=DEFAULT_PEERS_PYTHON, help="the Python of the peers' environment")

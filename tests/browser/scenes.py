@@ -16,16 +16,14 @@ _ASSISTANT, _SIDEBAR = (
 )
 
 # The first lines of a plot's card are its title; of each run it draws a line as it is, and one that is smoothed.
-CHARTS = """
-[...document.querySelectorAll('[data-testid="experiment-view-compare-runs-card"]')].flatMap(card => {
+CHARTS = """[...document.querySelectorAll('[data-testid="experiment-view-compare-runs-card"]')].flatMap(card => {
   const plot = card.querySelector('.js-plotly-plot');
   return plot ? [{
     title: card.innerText.split('\\n')[0],
     values: Object.fromEntries(plot.data.map(trace => [trace.name, trace.y.length])),
     lengths: [...plot.querySelectorAll('path.js-line')].map(line => line.getTotalLength()),
   }] : [];
-})
-"""
+})"""
 AXES = "[...document.querySelectorAll('.js-plotly-plot .axis-title')].map(title => title.textContent)"
 
 
