@@ -29,19 +29,20 @@ def t_quantile(probability: float, df: float) -> float:
 
 def t_distribution(t: float, df: float) -> float:
     """The probability that a t variable with `df` degrees of freedom is at most t."""
-    tail = _incomplete_beta(df / (df + t * t), df / 2, 0.5) / 2
+    square = t * t
+    tail = _incomplete_beta(df / (df + square), square / (df + square), df / 2, 0.5) / 2
     return 1 - tail if t > 0 else tail
 
 
-def _incomplete_beta(x: float, a: float, b: float) -> float:
-    """The regularised incomplete beta function."""
-    if x in (0.0, 1.0):
+def _incomplete_beta(x: float, rest: float, a: float, b: float) -> float:
+    """The regularised incomplete beta function. rest: 1 - x, with the digits that it loses where x is close to 1."""
+    if x == 0.0 or rest == 0.0:
         return x
-    logarithm = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
+    logarithm = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log1p(-rest) + b * math.log(rest)
     front = math.exp(logarithm)
     if x < (a + 1) / (a + b + 2):  # where the fraction converges fast
         return front * _fraction(x, a, b) / a
-    return 1 - front * _fraction(1 - x, b, a) / b
+    return 1 - front * _fraction(rest, b, a) / b
 
 
 def _fraction(x: float, a: float, b: float) -> float:

@@ -20,10 +20,25 @@ class PlayedActor:
         self.answer = address
         self.met: list[Any] = []
         self.address = self.meet = self
+        self.stay = PlayedStay(self)
         self.killed = False
 
     def remote(self, *told: Any) -> PlayedActor:
         self.met += told
+        return self
+
+
+class PlayedStay:
+    """The call that ends only with its actor, by what ended that."""
+
+    def __init__(self, actor: PlayedActor) -> None:
+        self._actor = actor
+
+    @property
+    def answer(self) -> Exception | None:
+        return self._actor.answer if isinstance(self._actor.answer, Exception) else None
+
+    def remote(self) -> PlayedStay:
         return self
 
 
@@ -42,7 +57,7 @@ class PlayedRay:
         answered = [call for call in calls if call.answer is not None]
         return answered, [call for call in calls if call not in answered]
 
-    def get(self, call: PlayedActor, timeout: float) -> Any:
+    def get(self, call: PlayedActor | PlayedStay, timeout: float) -> Any:
         if isinstance(call.answer, Exception):
             raise call.answer
         return call.answer

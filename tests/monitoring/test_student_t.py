@@ -17,7 +17,7 @@ def test_t_quantile_is_that_of_scipy(probability: float, df: float) -> None:
 
 @given(st.floats(-50, 50), st.floats(0.5, 500.0))
 def test_t_distribution_is_that_of_scipy(t: float, df: float) -> None:
-    assert t_distribution(t, df) == pytest.approx(stats.t.cdf(t, df), abs=3e-8)  # near t = 0 digits cancel
+    assert t_distribution(t, df) == pytest.approx(stats.t.cdf(t, df), abs=3e-8)
 
 
 @pytest.mark.parametrize(("probability", "df"), [(0.4, 3.0), (1.0, 3.0), (0.9, 0.0)])

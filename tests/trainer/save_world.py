@@ -41,6 +41,7 @@ def full_disk(rank: Saving, out_dir: Path) -> dict[str, Any]:
     rank.save(20)
     rank.checkpointer.finish()
     left = sorted(path.name for path in (out_dir / "checkpoints").iterdir())
+    dist.barrier()  # before another rank begins the next one
     rank.save(30, wait=True)
     if dist.get_rank() == 0:
         fill_disk(out_dir, 40)
