@@ -35,11 +35,12 @@ def t_distribution(t: float, df: float) -> float:
 
 
 def _incomplete_beta(x: float, rest: float, a: float, b: float) -> float:
-    """The regularised incomplete beta function. rest: 1 - x, with the digits that it loses where x is close to 1."""
+    """The regularised incomplete beta function. rest: 1 - x, of which each has the digits that the other loses."""
     if x == 0.0 or rest == 0.0:
         return x
-    logarithm = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log1p(-rest) + b * math.log(rest)
-    front = math.exp(logarithm)
+    powers = a * (math.log(x) if x < rest else math.log1p(-rest))
+    powers += b * (math.log(rest) if rest < x else math.log1p(-x))
+    front = math.exp(math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + powers)
     if x < (a + 1) / (a + b + 2):  # where the fraction converges fast
         return front * _fraction(x, a, b) / a
     return 1 - front * _fraction(rest, b, a) / b
