@@ -46,6 +46,8 @@ def make_gang_spec(
     sample_seconds: float | None = None,
 ) -> GangSpec:
     """What the supervisors of a gang share; token: the command's secret, which their connections show."""
+    # A fork of a process with a pool of threads hangs; ranks set their threads themselves.
+    env = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     return GangSpec(
         name=name,
         out_dir=out_dir,
@@ -54,8 +56,8 @@ def make_gang_spec(
         hang_seconds=hang_seconds,
         max_failures=max_failures,
         sample_seconds=sample_seconds,
-        # A fork of a process with a pool of threads hangs; ranks set their threads themselves.
-        env={"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
+        env=env,
+        keeps_memory=run_spec.get("device") == "cpu",
     )
 
 

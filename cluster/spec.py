@@ -18,7 +18,8 @@ class GangSpec:
     as dead, or auto: by the observed step time; start_seconds: limit for preloading, for gathering, and from the fork
     to the first heartbeat; progress_seconds: limit between two beats of a rank whose threads live, in every phase;
     ping_seconds: three of them without a word are a lost connection; max_failures: restarts within the gang; env:
-    added to the zygote's environment; sample_seconds: between two looks at each node's load, None for none.
+    added to the zygote's environment; keeps_memory: whether ranks keep what they free (see `trainer.allocator`);
+    sample_seconds: between two looks at each node's load, None for none.
     """
 
     name: str
@@ -32,6 +33,7 @@ class GangSpec:
     ping_seconds: float = 5.0
     max_failures: int = 10
     env: dict[str, str] = field(default_factory=dict)
+    keeps_memory: bool = False
     sample_seconds: float | None = None
 
     @property

@@ -14,6 +14,7 @@ from typing import Any
 from cluster import out_of_memory
 from cluster.spec import GangSpec
 from cluster.zygote import PACKET_BYTES
+from trainer.allocator import keeping_memory
 
 FORK_SECONDS = 10.0
 """A fork takes milliseconds; a zygote that does not answer for so long is not coming back."""
@@ -113,4 +114,5 @@ def _environment(spec: GangSpec) -> dict[str, str]:
     """
     root = str(Path(__file__).resolve().parents[1])
     paths = [root, *(path for path in sys.path if path and path != root)]
-    return {**os.environ, **spec.env, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
+    allocator = keeping_memory(os.environ) if spec.keeps_memory else {}
+    return {**os.environ, **allocator, **spec.env, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}

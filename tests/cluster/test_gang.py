@@ -6,7 +6,7 @@ import pytest
 import ray.train
 from ray.exceptions import ActorDiedError
 
-from cluster.gang import _verdict_of, _verdict_of_ray
+from cluster.gang import _verdict_of, _verdict_of_ray, make_gang_spec
 from cluster.gang_folder import Verdict
 from cluster.policy import Death, Diagnosis
 from cluster.spec import GangFailed
@@ -84,3 +84,9 @@ def test_verdict_of_a_gang_that_never_started_is_told_apart() -> None:
     assert _verdict_of_ray(error) == Verdict(
         "failed", "placement", "Ray could not start the workers: no room within 30 s"
     )
+
+
+@pytest.mark.parametrize(("device", "keeps_memory"), [("cpu", True), ("cuda", False)])
+def test_ranks_on_a_cpu_keep_what_they_free(device: str, keeps_memory: bool) -> None:
+    spec = make_gang_spec("mill", "out", {"device": device}, "auto", 3, "secret")
+    assert spec.keeps_memory == keeps_memory

@@ -15,6 +15,7 @@ from cluster.rank_process import RankProcess
 from cluster.spec import GangSpec
 from cluster.zygote_client import ZygoteClient, ZygoteGoneError
 from tests.cluster.gang_process import make_spec, read_lines, wait_until
+from trainer.allocator import VARIABLE, keeping_memory
 
 
 @pytest.fixture
@@ -75,6 +76,20 @@ def test_zygote_fork_to_main_takes_milliseconds(stack: ExitStack, tmp_path: Path
             zygote.receive()
         seconds.append(read_lines(tmp_path / "entered.jsonl")[-1]["at"] - began)
     assert sorted(seconds)[2] < 0.1
+
+
+@pytest.mark.parametrize("keeps_memory", [False, True])
+def test_rank_keeps_what_it_frees_where_its_spec_says_so(
+    stack: ExitStack, tmp_path: Path, keeps_memory: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(VARIABLE, raising=False)
+    # A title is written over the environment, unless it is told to leave that alone.
+    spec = replace(make_spec(tmp_path, 10**9, pace_seconds=0.01), keeps_memory=keeps_memory, env={"SPT_NOENV": "1"})
+    zygote, _ = start(stack, spec)
+    process = fork(stack, zygote, spec)
+    shown = Path(f"/proc/{process.child.pid}/environ").read_bytes()
+    wanted = f"{VARIABLE}={keeping_memory({})[VARIABLE]}".replace(":", "\0")  # as glibc parses it, in its place
+    assert (wanted.encode() in shown) == keeps_memory
 
 
 def test_zygote_and_rank_show_their_names(stack: ExitStack, tmp_path: Path) -> None:

@@ -17,10 +17,10 @@ from benchmarks.checkpoint.blocks import Save
 from benchmarks.checkpoint.peers import loop
 from monitoring.journal import read_records
 from trainer import build
-from trainer.__main__ import run
 from trainer.checkpoint.load import read_full_parameters
 from trainer.checkpoint.store import list_checkpoints
 from trainer.checkpointer import Checkpointer
+from trainer.command import run
 
 
 def watch_saves(durable: dict[int, float], digests: dict[int, str], verify: bool) -> None:
