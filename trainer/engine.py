@@ -46,6 +46,8 @@ def build_engine(
         config=deepspeed_config(train, plan, precision, parameter_count(config)),
         dist_init_required=False,
     )
+    if plan.world_size == 1 and not engine.zero_optimization():
+        engine.enable_backward_allreduce = False  # it would copy all gradients to send them to nobody
     if train.compile:
         _compile(module)
     scaler: Any = getattr(engine.optimizer, "loss_scaler", None)

@@ -116,7 +116,7 @@ class MemoryModel:
         )
 
     def _partition(self, setting: Setting) -> Partition:
-        zero = self.train.zero.model_copy(update={"stage": setting.stage})
+        zero = self.train.zero.model_copy(update={"stage": setting.stage, "offload": setting.offload})
         train = self.train.model_copy(update={"zero": zero})
         accumulation = -(-self.share() // setting.micro_batch)
         batch = BatchPlan(train.global_batch_size, self.world_size, setting.micro_batch, accumulation)

@@ -220,7 +220,7 @@ def _reduction(sizes: Sizes, partition: Partition) -> int:
     element, share = partition.element_bytes, partition.gradient_bytes * partition.share(sizes.trained)
     whole, bucket = element * sizes.trained, element * partition.bucket
     if partition.stage == 0:
-        return whole + bucket
+        return whole + (bucket if partition.world_size > 1 else 0)
     if partition.keeps_whole_gradients:
         return whole + (FP32_BYTES + element) * partition.bucket
     if partition.stage == 1:

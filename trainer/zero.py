@@ -65,6 +65,13 @@ def _merge(base: dict[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def engine_stage(train: TrainSettings, world_size: int, precision: str) -> int:
+    """The stage that the engine runs at. One rank has nothing to share out: in fp32 it trains at stage 0, which copies
+    no gradients and no masters."""
+    is_alone = world_size == 1 and precision == "fp32" and train.zero.offload == "none"
+    return 0 if is_alone else train.zero.stage
+
+
 def deepspeed_config(train: TrainSettings, plan: BatchPlan, precision: str, parameters: int) -> dict[str, Any]:
     """The dictionary that `deepspeed.initialize` takes.
 
@@ -76,6 +83,7 @@ def deepspeed_config(train: TrainSettings, plan: BatchPlan, precision: str, para
         TrainError: `train.deepspeed` sets what Headrace owns.
     """
     check_passthrough(train.deepspeed)
+    stage = engine_stage(train, plan.world_size, precision)
     passes = plan.accumulation * (2 if train.adversarial else 1)  # DeepSpeed counts backward passes
     config: dict[str, Any] = {
         "train_batch_size": plan.micro_batch * passes * plan.world_size,
@@ -83,7 +91,7 @@ def deepspeed_config(train: TrainSettings, plan: BatchPlan, precision: str, para
         "gradient_accumulation_steps": passes,
         "gradient_clipping": train.grad_clip,
         "zero_optimization": {
-            "stage": train.zero.stage,
+            "stage": stage,
             "reduce_bucket_size": min(parameters, LARGEST_BUCKET),
             "allgather_bucket_size": min(parameters, LARGEST_BUCKET),
         },
@@ -93,6 +101,6 @@ def deepspeed_config(train: TrainSettings, plan: BatchPlan, precision: str, para
     }
     if precision != "fp32":
         config[precision] = {"enabled": True}
-    if precision == "bf16" and train.zero.stage > 0:
+    if precision == "bf16" and stage > 0:
         config["data_types"] = {"grad_accum_dtype": "fp32"}
     return _merge(config, train.deepspeed)

@@ -33,6 +33,15 @@ def test_config_of_a_small_model_has_buckets_of_its_size() -> None:
     assert zero["reduce_bucket_size"] == zero["allgather_bucket_size"] == 1000
 
 
+@pytest.mark.parametrize(
+    ("world_size", "precision", "found"), [(1, "fp32", 0), (1, "bf16", 3), (1, "fp16", 3), (2, "fp32", 3)]
+)
+def test_config_of_one_rank_in_fp32_partitions_nothing(world_size: int, precision: str, found: int) -> None:
+    train = settings(zero={"stage": 3})
+    config = deepspeed_config(train, plan_batch(8, 2, world_size), precision, parameters=1000)
+    assert config["zero_optimization"]["stage"] == found
+
+
 @pytest.mark.parametrize(("stage", "dtypes"), [(0, None), (1, {"grad_accum_dtype": "fp32"})])
 def test_config_in_bf16_accumulates_in_fp32_where_deepspeed_can(stage: int, dtypes: Any) -> None:
     config = deepspeed_config(settings(zero={"stage": stage}), plan_batch(8, 2, 2), "bf16", parameters=10)
