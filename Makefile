@@ -38,12 +38,11 @@ check: $(VENV)/.installed-test
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_house.py
 
-# Everything that is measured, beside the peers: hours.
-bench: $(VENV)/.installed-test bench-data bench-train bench-checkpoint bench-recovery
-	$(BIN)/python -m benchmarks.reading
-	$(BIN)/python -m benchmarks.chaos
-	$(BIN)/python -m benchmarks.generation
-	$(BIN)/python -m benchmarks.activations
+# Everything that is measured, beside the peers, one after the other: hours. What fails is told at the end.
+bench: $(VENV)/.installed-test .venv-peers/.installed .venv-train-peers/.installed
+	status=0; for part in data train checkpoint faults reading chaos generation activations; do \
+		$(BIN)/python -m benchmarks.$$part || { echo "benchmarks.$$part has failed" >&2; status=1; }; \
+	done; exit $$status
 
 # Beside the peers, which have an environment of their own. BENCH=--quick: little data; BENCH="--text FILE ...": your text.
 bench-data: $(VENV)/.installed-test .venv-peers/.installed

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,6 +18,7 @@ from typing import Any
 from benchmarks.data.arms import ROOT
 from benchmarks.data.machine import describe_machine
 from benchmarks.data.report import put_section
+from benchmarks.faults.processes import take_charge
 from benchmarks.train.memory import measure_memory
 from benchmarks.train.overhead import measure_overhead
 from benchmarks.train.plan import DEFAULT_FOLDER, DEFAULT_PEERS_PYTHON, Plan, full, quick
@@ -42,6 +44,8 @@ def main() -> int:
     """Run the parts that are asked for; results of other parts stay as they are. 1 if an arm failed."""
     options = _options()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    take_charge()
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-2:])
     options.work.mkdir(parents=True, exist_ok=True)
     plan = (quick if options.quick else full)(options.work.resolve(), str(options.peers.absolute()))
     if options.repetitions:

@@ -16,9 +16,11 @@ from typing import Any, Literal
 import numpy as np
 
 from benchmarks.data.arms import ROOT
+from benchmarks.faults.processes import end_all_below
 from benchmarks.train.launch import group, pin_titled, rank_environments
 from benchmarks.train.stamps import SETTINGS
 from benchmarks.train.work import Work, environment, run_document
+from trainer.allocator import keeping_memory
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +28,8 @@ PEERS = ROOT / "benchmarks/train/peers"
 ARM_SECONDS = 1500.0
 START_SECONDS = 300.0
 STAGES = (0, 1, 2, 3)
+ALONE_STAGES = (0, 2)
+"""On one rank: Headrace has one engine for all stages there, and DeepSpeed alone nothing to partition."""
 
 BARE, DDP, LIGHTNING, ACCELERATE, TRANSFORMERS = (
     "bare PyTorch loop",
@@ -34,6 +38,7 @@ BARE, DDP, LIGHTNING, ACCELERATE, TRANSFORMERS = (
     "Accelerate",
     "Hugging Face Trainer",
 )
+BARE_KEEPING, DDP_KEEPING = "bare PyTorch loop, Headrace's allocator settings", "DDP, Headrace's allocator settings"
 NANO, NANO_COMPILED = "nanoGPT's loop, eager", "nanoGPT's loop, compiled"
 FRAMEWORKS = {LIGHTNING: "lightning", ACCELERATE: "accelerate", TRANSFORMERS: "transformers"}
 NO_SNAPSHOTS, TRAINER = "headrace, stage 2, no snapshots", "python -m trainer, stage 2"
@@ -56,7 +61,7 @@ class Arm:
     """One way to do the work on so many ranks.
 
     kind: a peer's script; `headrace train`; or `python -m trainer`. options: more of the peer's task; settings: of our
-    run file, as `--set` takes them.
+    run file, as `--set` takes them; keeps_memory: whether a peer runs with the allocator settings of Headrace's ranks.
     """
 
     name: str
@@ -66,16 +71,19 @@ class Arm:
     stage: int = 0
     options: Mapping[str, Any] = field(default_factory=dict)
     settings: tuple[str, ...] = ()
+    keeps_memory: bool = False
 
 
 def arms(ranks: int) -> list[Arm]:
     """All arms on so many ranks, ours first."""
-    own = [_own(headrace(stage), ranks, "headrace", stage) for stage in STAGES]
+    stages = ALONE_STAGES if ranks == 1 else STAGES
+    own = [_own(headrace(stage), ranks, "headrace", stage) for stage in (stages if ranks > 1 else stages[-1:])]
     own.append(_own(NO_SNAPSHOTS, ranks, "headrace", 2, "checkpoint.snapshot_interval=0"))
     own.append(_own(TRAINER, ranks, "trainer", 2))
-    peers = [Arm(BARE, 1, "peer", "train_bare.py")] if ranks == 1 else [Arm(DDP, ranks, "peer", "train_ddp.py")]
+    names, script = ((BARE, BARE_KEEPING), "train_bare.py") if ranks == 1 else ((DDP, DDP_KEEPING), "train_ddp.py")
+    peers = [Arm(name, ranks, "peer", script, keeps_memory=name == names[1]) for name in names]
     peers += [Arm(name, ranks, "peer", f"train_{script}.py") for name, script in FRAMEWORKS.items()]
-    peers += [Arm(deepspeed(stage), ranks, "peer", "train_deepspeed.py", stage) for stage in STAGES]
+    peers += [Arm(deepspeed(stage), ranks, "peer", "train_deepspeed.py", stage) for stage in stages]
     if ranks == 1:
         peers.append(Arm(NANO, 1, "peer", "train_nanogpt.py"))
         peers.append(Arm(NANO_COMPILED, 1, "peer", "train_nanogpt.py", options={"compile": True}))
@@ -108,8 +116,10 @@ def run_arm(arm: Arm, work: Work) -> Sample:
         else:
             for core, variables in zip(plan.cores, rank_environments(arm.ranks), strict=False):
                 own = {**environment(), **variables, "TORCHINDUCTOR_CACHE_DIR": str(plan.folder / "inductor")}
+                own |= keeping_memory({}) if arm.keeps_memory else {}
                 processes.start(command(arm, work, folder, asked), frozenset({core}), own)
         processes.wait(ARM_SECONDS)
+    end_all_below(os.getpid())  # such as Ray's daemons, on their way out
     sample = read_sample(folder, began)
     logger.info("%s on %d: %.0f s", arm.name, arm.ranks, time.perf_counter() - began)
     return sample
@@ -132,7 +142,9 @@ def command(arm: Arm, work: Work, folder: Path, asked: Mapping[str, Any]) -> lis
 def shown(arm: Arm) -> str:
     """The command as a person would type it, without the task's paths."""
     if arm.kind == "peer":
-        typed = f".venv-train-peers/bin/python benchmarks/train/peers/{arm.script} TASK.json"
+        variables = keeping_memory({}) if arm.keeps_memory else {}
+        script = f".venv-train-peers/bin/python benchmarks/train/peers/{arm.script} TASK.json"
+        typed = " ".join([*(f"{name}={value}" for name, value in variables.items()), script])
     else:
         program = "headrace train" if arm.kind == "headrace" else "python -m trainer"
         typed = " ".join([program, "run.yaml", *(f"--set {setting}" for setting in arm.settings)])

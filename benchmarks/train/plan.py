@@ -19,7 +19,8 @@ SEED = 1337
 class Plan:
     """Sizes, repetitions and places.
 
-    sequences: of an optimizer step over all ranks. warm_steps: are not timed. start_sequences: the same for starts,
+    sequences: of an optimizer step over all ranks. warm_steps: are not timed. check_steps: of the runs whose losses are
+    compared before anything is timed. start_sequences: the same for starts,
     so few that the first step is short. memory_layers, memory_width: of the model whose bytes are counted.
     """
 
@@ -34,6 +35,7 @@ class Plan:
     sequences: int = 4
     steps: int = 60
     warm_steps: int = 10
+    check_steps: int = 12
     start_sequences: int = 2
     memory_shape: Mapping[str, int] = field(
         default_factory=lambda: {"vocab_size": 16_384, "n_layer": 7, "n_head": 8, "n_embd": 512, "max_seq_len": 32}
@@ -71,6 +73,7 @@ def quick(folder: Path, peers_python: str) -> Plan:
         vocab_size=1024,
         steps=12,
         warm_steps=4,
+        check_steps=6,
         memory_shape={"vocab_size": 1024, "n_layer": 2, "n_head": 4, "n_embd": 128, "max_seq_len": 32},
         memory_ranks=(1, 2),
     )

@@ -56,9 +56,13 @@ def _head(results: Mapping[str, Any]) -> str:
             "One rank and all that belongs to it (driver, Ray, the sender to MLflow) are pinned to one core; of two "
             "ranks each has a core, and the rest shares the two. One thread a rank. Every arm trains the same model "
             "(Headrace's module, so the same kernels; nanoGPT has its own) from the same weights on the same rows at "
-            "the same rates, and reads the loss at each step. The peers read the rows off a memory map; Headrace its "
-            "shards, with hashes checked, its journal written, MLflow fed, and snapshots in memory where it is "
-            "`headrace train`. Losses of all steps were compared with the bare loop's before anything was timed, and "
+            "the same rates, and reads the loss at each step. Headrace's ranks tell glibc to keep freed memory, in "
+            "huge pages; the peers have glibc's defaults, as their users have, and the bare loop and DDP are measured "
+            "once more with these settings. Ray's workers, and so the ranks of `headrace train`, run at nice 15, all "
+            "others at 0; nothing else ran. On one rank Headrace has one engine for all stages. The peers read the "
+            "rows off a memory map; Headrace its shards, with hashes checked, its journal written, MLflow fed (its "
+            "store was made before), and snapshots in memory where it is `headrace train`. Losses of all steps were "
+            "compared with the bare loop's in short runs before anything was timed, and "
             f"in each timed run. {results['repetitions']} repetitions, the arms in turn (A B B A ...); medians with "
             "bootstrap intervals of 95%. CPU time is that of all processes of an arm. Every repetition is in "
             "`results/train.json`.",
@@ -133,9 +137,9 @@ def _memory(part: Mapping[str, Any]) -> Iterator[str]:
 def _overhead(part: Mapping[str, Any]) -> Iterator[str]:
     yield "### What a step costs whatever its batch is\n"
     yield (
-        "CPU milliseconds of a step on one rank with the same model and 16 tokens: nearly all of it is what the batch "
-        "does not change, such as copies of gradients, norm, clip, update, and Python. Operations are those that take "
-        "most by themselves, by torch.profiler.\n"
+        "CPU milliseconds of a rank's step with the same model and 16 tokens: nearly all of it is what the batch does "
+        "not change, such as copies of gradients, sums over the ranks, norm, clip, update, and Python. Operations are "
+        "those that take most by themselves, by torch.profiler, which slows them.\n"
     )
     arms = part["arms"]
     phases = list(next(iter(arms.values()))["phases"]) if arms else []
@@ -143,8 +147,8 @@ def _overhead(part: Mapping[str, Any]) -> Iterator[str]:
     for arm, found in arms.items():
         each = [f"{found['phases'][phase]:.1f}" for phase in phases]
         operations = ", ".join(f"{name} {ms:.1f}" for name, ms in found["operations"].items())
-        rows.append((arm, f"{sum(found['phases'].values()):.1f}", *each, operations))
-    yield table(("arm", "all", *phases, "operations"), rows)
+        rows.append((str(found["ranks"]), arm, f"{sum(found['phases'].values()):.1f}", *each, operations))
+    yield table(("ranks", "arm", "all", *phases, "operations"), rows)
     yield from _failed(part)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from benchmarks.data.arms_ray import running_ray
 from benchmarks.data.stats import turns
+from benchmarks.faults.processes import end_all_below
 from benchmarks.train.arms import ARM_SECONDS, PEERS, Sample, read_sample
 from benchmarks.train.launch import group
 from benchmarks.train.plan import Plan
@@ -150,6 +151,8 @@ def _run(start: Start, work: Work, address: str | None) -> Sample:
     with group(start.name, folder / "log") as processes:
         processes.start(command, frozenset(work.plan.cores), {**environment(), **auth})
         processes.wait(ARM_SECONDS)
+    if not start.is_warm:
+        end_all_below(os.getpid())  # such as Ray's daemons, on their way out
     sample = read_sample(folder, began)
     logger.info("%s: first step after %.2f s", start.name, sample["seconds"][0])
     return sample

@@ -7,7 +7,17 @@ from typing import Any
 
 from benchmarks.data.stats import Estimate, estimate, ratio
 from benchmarks.data.targets import Target
-from benchmarks.train.arms import BARE, DDP, FRAMEWORKS, NANO, STAGES, headrace, timed_steps
+from benchmarks.train.arms import (
+    BARE,
+    BARE_KEEPING,
+    DDP,
+    DDP_KEEPING,
+    FRAMEWORKS,
+    NANO,
+    STAGES,
+    headrace,
+    timed_steps,
+)
 from benchmarks.train.memory import OWN
 from benchmarks.train.start import BARE as BARE_START
 from benchmarks.train.start import own_name
@@ -64,9 +74,9 @@ def _over(part: Mapping[str, Any], arm: str, other: str | None, wanted: float, p
 
 
 def _one_rank(part: Mapping[str, Any]) -> Iterator[Target]:
-    for stage in STAGES:
-        yield from _over(part, headrace(stage), BARE, OVER_BARE, "1 rank")
     own = headrace(DEFAULT_STAGE)
+    for bare in (BARE, BARE_KEEPING):
+        yield from _over(part, own, bare, OVER_BARE, "1 rank")
     yield from _over(part, own, best_of(part, list(FRAMEWORKS)), OVER_FRAMEWORKS, "1 rank")
     yield from _over(part, own, NANO, OVER_NANO, "1 rank")
     if part["samples"].get(own):
@@ -76,7 +86,8 @@ def _one_rank(part: Mapping[str, Any]) -> Iterator[Target]:
 def _two_ranks(part: Mapping[str, Any]) -> Iterator[Target]:
     for stage in STAGES:
         wanted = OVER_DDP_STAGE_3 if stage == 3 else OVER_DDP
-        yield from _over(part, headrace(stage), DDP, wanted, "2 ranks")
+        for ddp in (DDP, DDP_KEEPING):
+            yield from _over(part, headrace(stage), ddp, wanted, "2 ranks")
     yield from _over(part, headrace(DEFAULT_STAGE), best_of(part, list(FRAMEWORKS)), OVER_FRAMEWORKS, "2 ranks")
 
 

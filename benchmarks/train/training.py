@@ -14,6 +14,7 @@ from benchmarks.data.stats import turns
 from benchmarks.train.arms import BARE, Arm, Sample, arms, distance, run_arm, shown
 from benchmarks.train.plan import Plan
 from benchmarks.train.work import Work, environment, make_work
+from trainer.allocator import keeping_memory
 
 logger = logging.getLogger(__name__)
 
@@ -27,18 +28,18 @@ def measure_training(plan: Plan, ranks: int, wanted: Sequence[str] = ()) -> dict
 
     An arm that fails, or whose losses are not the bare loop's, is told under `failed` and is not timed.
     """
-    work = make_work(plan, plan.sequences, plan.steps)
+    work, short = (make_work(plan, plan.sequences, steps) for steps in (plan.steps, plan.check_steps))
     chosen = [arm for arm in arms(ranks) if not wanted or any(word in arm.name for word in wanted)]
     bare = next(arm for arm in arms(1) if arm.name == BARE)
-    reference = run_arm(bare, work)
+    references = {made.steps: run_arm(bare, made) for made in (short, work)}
     failed: dict[str, str] = {}
     apart: dict[str, float] = {}
     for arm in chosen:
-        found = _try(arm, work, reference, failed)
+        found = _try(arm, short, references[short.steps], failed)
         if found is not None:
             apart[arm.name] = found
     good = [arm for arm in chosen if arm.name in apart]
-    samples, peaks = _timed(good, work, reference, failed)
+    samples, peaks = _timed(good, work, references[work.steps], failed)
     return {
         "work": work.facts(),
         "ranks": ranks,
@@ -100,9 +101,10 @@ def measure_peak(work: Work) -> dict[str, float]:
     """FLOPs per second of matrix products on one core, by shape."""
     asked = {"rows": work.tokens_per_step, "n_embd": work.model.n_embd, "vocab_size": work.model.vocab_size}
     command = [sys.executable, str(PEAK), json.dumps({**asked, "repeats": PEAK_REPEATS})]
+    variables = {**environment(), **keeping_memory({})}
     with pinned(frozenset(work.plan.cores[:1])):
         done = subprocess.run(
-            command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=PEAK_SECONDS, check=False
+            command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=PEAK_SECONDS, check=False
         )
     if done.returncode:
         raise RuntimeError(f"peak: exit status {done.returncode}: {done.stderr[-2000:]}")

@@ -22,6 +22,7 @@ from model.config import GPTConfig
 from model.encoder_decoder import build_model
 from model.flops import model_flops_per_token, parameter_count
 from model.settings import resolve
+from trainer import allocator
 from trainer.batch import plan_batch
 from trainer.config import RunConfig, load_run_file
 from trainer.length import make_order
@@ -35,7 +36,8 @@ logger = logging.getLogger(__name__)
 CORPUS = ROOT / "recipes/corpus"
 STAMPS = ROOT / "benchmarks/train/stamps.py"
 PREPARE_SECONDS = 600.0
-LR = 1.0e-3
+LR = 3.0e-5
+"""So small that differences in rounding do not grow over the steps that are compared."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,11 @@ class Work:
     def sequences(self) -> int:
         """Of a step, over all ranks."""
         return self.config.train.global_batch_size
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps."""
+        return len(self.rates)
 
     @property
     def tokens_per_step(self) -> int:
@@ -164,8 +171,9 @@ def _prepare(file: Path) -> None:
 
 
 def environment() -> dict[str, str]:
-    """Of all arms: one thread each, no network, no GPU, this tree to import, nothing of an outer launcher."""
-    outer = ("RAY_", "RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_", "TORCHELASTIC_")
+    """Of all arms: one thread each, no network, no GPU, this tree to import, glibc's own allocator settings, nothing of
+    an outer launcher."""
+    outer = ("RAY_", "RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_", "TORCHELASTIC_", allocator.VARIABLE)
     kept = {key: value for key, value in os.environ.items() if not key.startswith(outer)}
     return {
         **kept,

@@ -119,9 +119,13 @@ def test_report_of_memory_is_in_bytes_a_parameter() -> None:
 
 
 def test_report_of_overhead_sums_the_phases_and_lists_the_operations() -> None:
-    found = {"phases": {"forward": 30.0, "backward": 40.5}, "operations": {"aten::copy_": 12.0, "aten::mm": 3.25}}
+    found = {
+        "ranks": 1,
+        "phases": {"forward": 30.0, "backward": 40.5},
+        "operations": {"aten::copy_": 12.0, "aten::mm": 3.25},
+    }
     text = report(results(overhead={"arms": {BARE: found}, "failed": {headrace(1): "exit status 1: no"}}))
-    assert f"| {BARE} | 70.5 | 30.0 | 40.5 | aten::copy_ 12.0, aten::mm 3.2 |" in text
+    assert f"| 1 | {BARE} | 70.5 | 30.0 | 40.5 | aten::copy_ 12.0, aten::mm 3.2 |" in text
     assert f"**{headrace(1)} failed" in text
 
 

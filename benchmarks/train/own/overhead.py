@@ -1,20 +1,24 @@
 """CPU time of a step whose batch is almost empty: what a step costs whatever its batch is, by phase and operation.
 
-Options: stage (of Headrace; null: the bare loop), model, steps. One rank, AdamW, gradients clipped, fp32.
+Options: stage (of Headrace; null: the bare loop, on several ranks DDP), model, steps, out. AdamW, gradients clipped,
+fp32. Rank 0 leaves phases and operations in out/overhead.json.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import sys
 import time
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import ProfilerActivity, profile
 
 from data_shards.loader import LoaderState, StepBatch
@@ -31,6 +35,7 @@ from trainer.seeds import make_deterministic
 from trainer.settings import TrainSettings
 
 TOKENS, SEED, RATE = 16, 7, 1e-3
+RANK, WORLD_SIZE = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 WARM_STEPS, PROFILED_STEPS, SHOWN_OPERATIONS = 2, 3, 6
 PHASES = ("before", "forward", "backward", "clip and update")
 
@@ -41,8 +46,9 @@ Step = Callable[[int, Mark], None]
 def bare_step(config: GPTConfig, train: TrainSettings, rows: np.ndarray) -> Step:
     """The bare loop's step."""
     torch.manual_seed(SEED)
-    model = GPT(config)
-    parameters, optimizer = list(model.parameters()), build_optimizer(model, train)
+    plain = GPT(config)
+    parameters, optimizer = list(plain.parameters()), build_optimizer(plain, train)
+    model = DistributedDataParallel(plain, gradient_as_bucket_view=True) if WORLD_SIZE > 1 else plain
     rows_bt = torch.from_numpy(rows)
 
     def step(number: int, mark: Mark) -> None:
@@ -63,18 +69,15 @@ def bare_step(config: GPTConfig, train: TrainSettings, rows: np.ndarray) -> Step
 def own_step(config: GPTConfig, train: TrainSettings, rows: np.ndarray) -> Step:
     """Headrace's step; its beats tell the phases apart."""
     device = torch.device("cpu")
-    make_deterministic("on", device)
-    store = torch.distributed.HashStore()  # type: ignore[attr-defined]
-    init_process_group({"rank": 0, "world_size": 1, "local_rank": 0, "attempt": 1, "store": store}, device)
-    plan = plan_batch(1, 1, 1)
+    plan = plan_batch(WORLD_SIZE, 1, WORLD_SIZE)
     engine = build_engine(config, train, plan, "fp32", SEED, device)
     prepare_optimizer(engine)
-    batch = StepBatch(LoaderState(), "", rows, np.ones(1, dtype=np.bool_), TOKENS)
+    batch = StepBatch(LoaderState(), "", rows, np.ones(1, dtype=np.bool_), TOKENS * WORLD_SIZE)
     own_time = OwnTime(device, counts_forward=train.zero.stage < 3)
 
     def step(number: int, mark: Mark) -> None:
         watch = StepWatch(lambda _, phase: mark(), own_time)  # at the start of forward, backward and collective
-        run_step(engine, batch, plan, rate=RATE, seed=SEED, step=number, rank=0, watch=watch)
+        run_step(engine, batch, plan, rate=RATE, seed=SEED, step=number, rank=RANK, watch=watch)
         mark()
 
     return step
@@ -101,18 +104,25 @@ def by_operation(step: Step, first: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Print phases and operations."""
+    """Leave phases and operations in a file."""
     torch.set_num_threads(1)
     asked: dict[str, Any] = json.loads(sys.argv[-1])
     config = GPTConfig.from_dict(asked["model"])
     zero = {} if asked["stage"] is None else {"zero": {"stage": asked["stage"]}}
-    document = {"max_steps": 9, "global_batch_size": 1, "micro_batch_size": 1, "lr": RATE, **zero}
-    train = TrainSettings.model_validate(document)
+    document = {"max_steps": 9, "global_batch_size": WORLD_SIZE, "micro_batch_size": 1, "lr": RATE, **zero}
+    train, device = TrainSettings.model_validate(document), torch.device("cpu")
+    make_deterministic("on", device)
+    store = torch.distributed.FileStore(f"{asked['out']}/store", WORLD_SIZE)  # type: ignore[attr-defined]
+    init_process_group(
+        {"rank": RANK, "world_size": WORLD_SIZE, "local_rank": RANK, "attempt": 1, "store": store}, device
+    )
     rows = np.random.default_rng(SEED).integers(config.real_vocab_size, size=(1, TOKENS + 1))
     step = (bare_step if asked["stage"] is None else own_step)(config, train, rows)
     phases = by_phase(step, asked["steps"])
     operations = by_operation(step, WARM_STEPS + asked["steps"] + 1)
-    sys.stdout.write(json.dumps({"phases": phases, "operations": operations}) + "\n")
+    torch.distributed.barrier()
+    if RANK == 0:
+        Path(asked["out"], "overhead.json").write_text(json.dumps({"phases": phases, "operations": operations}))
 
 
 if __name__ == "__main__":

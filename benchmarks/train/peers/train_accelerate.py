@@ -2,7 +2,7 @@
 
 import os
 
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from common import Blocks, asked, build_model, build_optimizer, mean_loss, set_rate, tell_versions
 
 
@@ -11,7 +11,8 @@ def main() -> None:
     task = asked()
     tell_versions(task, ("accelerate",))
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    accelerator = Accelerator(cpu=True, mixed_precision="no")
+    views = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
+    accelerator = Accelerator(cpu=True, mixed_precision="no", kwargs_handlers=[views])
     model = build_model(task)
     model, optimizer = accelerator.prepare(model, build_optimizer(model, task))
     stamps = task.stamps()

@@ -4,7 +4,7 @@ import logging
 import os
 
 import deepspeed
-from common import WORLD_SIZE, Blocks, asked, build_model, build_optimizer, mean_loss, set_rate, tell_versions
+from common import Blocks, asked, build_model, build_optimizer, mean_loss, set_rate, tell_versions
 
 
 def main() -> None:
@@ -20,9 +20,7 @@ def main() -> None:
     deepspeed.init_distributed("gloo", auto_mpi_discovery=False, verbose=False)
     model = build_model(task)
     optimizer = build_optimizer(model, task)
-    engine, *_ = deepspeed.initialize(
-        model=model, optimizer=optimizer, config=task.deepspeed, dist_init_required=WORLD_SIZE < 1
-    )
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=task.deepspeed, dist_init_required=False)
     stamps = task.stamps()
     for rate, (tokens_bt, labels_bt) in zip(task.rates, Blocks(task), strict=True):
         set_rate(engine.optimizer, rate)
