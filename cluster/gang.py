@@ -17,10 +17,10 @@ import ray.train
 import ray.util
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.collective import broadcast_from_rank_zero
-from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from cluster.driver_cord import Cord, hold_on
 from cluster.gang_folder import GangFolder, Place, Verdict
+from cluster.gang_trainer import GangTrainer
 from cluster.policy import LOST_KINDS, Diagnosis
 from cluster.restarts import GangEnded, Start
 from cluster.settings import Resources
@@ -134,19 +134,6 @@ def run_gang(
     return GangEnded(verdict.status, 0, kind=verdict.kind, text=verdict.text, node=node)
 
 
-class GangTrainer(DataParallelTrainer):  # type: ignore[misc]  # Ray tells no types here
-    """Starts a gang without two helper processes that each cost seconds of CPU and that no gang needs.
-
-    They hand out Ray's datasets, and remove the placement group of a controller that died, which Ray itself does as
-    well.
-    """
-
-    NEEDLESS = ("DatasetsCallback", "PlacementGroupCleanerCallback")
-
-    def _create_default_callbacks(self) -> list[Any]:
-        return [each for each in super()._create_default_callbacks() if type(each).__name__ not in self.NEEDLESS]
-
-
 def _trainer(
     spec: GangSpec, config: dict[str, Any], workers: int, left_out: Collection[str], resources: Resources
 ) -> GangTrainer:
@@ -167,11 +154,11 @@ def _trainer(
     )
 
 
-def _fit(trainer: DataParallelTrainer) -> Exception | None:
-    """Ray Train's error, if the gang did not end well."""
+def _fit(trainer: GangTrainer) -> Exception | None:
+    """Ray Train's error, if the gang did not end well; whatever goes wrong in its controller ends the gang alone."""
     try:
         trainer.fit()
-    except (ray.train.TrainingFailedError, ray.exceptions.RayError) as error:
+    except Exception as error:
         logger.debug("Ray Train ended with an error", exc_info=error)
         failed: Exception = error
         return failed

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Iterator
-from contextlib import chdir, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, chdir, contextmanager
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
@@ -23,6 +24,7 @@ from cluster.access import (
     warn_if_open,
 )
 from cluster.errors import ClusterError
+from cluster.local_node import local_node
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +40,8 @@ TRAIN_ENVIRONMENT = {
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "30",
     "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "300",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
@@ -70,12 +74,11 @@ def _project_root() -> Path:
 def _runtime_env(address: str | None) -> dict[str, object]:
     """The five packages travel to the nodes of a cluster, so that a user's own `model/` does not shadow ours.
 
-    Within a submitted job they are there already, and Ray refuses to be told of them a second time.
+    Within a submitted job they are there already, and Ray refuses to be told of them a second time. A local Ray has
+    them in the environment that it is started with: processes that it has ready can be used for anything then.
     """
-    if address is not None and RAY_JOB_CONFIG_JSON_ENV_VAR in os.environ:
+    if address is None or RAY_JOB_CONFIG_JSON_ENV_VAR in os.environ:
         return {}
-    if address is None:
-        return {"env_vars": {"PYTHONPATH": str(_project_root())}}
     root = _project_root()
     return {"py_modules": [str(root / name) for name in PACKAGES], "excludes": ["__pycache__"]}
 
@@ -85,8 +88,8 @@ def ray_session(address: str | None, local_cpus: int) -> Iterator[None]:
     """Ray for the length of the block: the cluster at `address`, or a fresh local one with `local_cpus` CPUs.
 
     Ray puts the driver's working folder before everything on the workers' path; during the start it is ours, so that
-    a user's own `model/` there does not shadow ours. A local Ray is told `address="local"`, since a plain `ray.init`
-    joins whatever cluster it finds. More CPUs than the machine has may be given: workers are processes that share them.
+    a user's own `model/` there does not shadow ours. More CPUs than the machine has may be given to a local Ray, whose
+    workers are processes that share them.
 
     Raises:
         ClusterError: no cluster answers at the address.
@@ -94,33 +97,45 @@ def ray_session(address: str | None, local_cpus: int) -> Iterator[None]:
     os.environ.update(TRAIN_ENVIRONMENT)
     keep_token_private(TOKEN_FILE)
     common = {"log_to_driver": False, "logging_level": logging.ERROR, "runtime_env": _runtime_env(address)}
-    if address is None:
-        make_token(TOKEN_FILE)
-        with chdir(_project_root()), loopback_only():
-            ray.init(
-                address="local",
-                num_cpus=local_cpus,
-                include_dashboard=False,
-                object_store_memory=LOCAL_OBJECT_STORE_BYTES,
-                **common,
-            )
-    else:
-        if TOKEN_FILE.exists() and (address == "auto" or asks_for_token(address)):
-            show_token()
-        try:
-            with chdir(_project_root()):
-                ray.init(address=address, **common)
-        except (ConnectionError, ValueError) as error:
-            raise ClusterError(
-                f"--address {address}: must be the address of a running Ray cluster, such as HOST:6379 or auto, but "
-                f"none answers there ({error}). Start one with `ray start --head`, leave --address out, or, where "
-                f"the cluster asks for a token, put it into {TOKEN_FILE}."
-            ) from error
-        warn_if_open(ray.get_runtime_context().gcs_address)
+    with ExitStack() as stack:
+        if address is None:
+            make_token(TOKEN_FILE)
+            with chdir(_project_root()), loopback_only(), _own_packages_first():
+                head = stack.enter_context(local_node(local_cpus, LOCAL_OBJECT_STORE_BYTES))
+                ray.init(address=head, **common)
+        else:
+            _join(address, common)
+        stack.callback(ray.shutdown)
+        yield
+
+
+def _join(address: str, options: Mapping[str, Any]) -> None:
+    if TOKEN_FILE.exists() and (address == "auto" or asks_for_token(address)):
+        show_token()
+    try:
+        with chdir(_project_root()):
+            ray.init(address=address, **options)
+    except (ConnectionError, ValueError) as error:
+        raise ClusterError(
+            f"--address {address}: must be the address of a running Ray cluster, such as HOST:6379 or auto, but "
+            f"none answers there ({error}). Start one with `ray start --head`, leave --address out, or, where "
+            f"the cluster asks for a token, put it into {TOKEN_FILE}."
+        ) from error
+    warn_if_open(ray.get_runtime_context().gcs_address)
+
+
+@contextmanager
+def _own_packages_first() -> Iterator[None]:
+    """Processes that are started in the block find our five packages before all others of these names."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_project_root()), before]))
     try:
         yield
     finally:
-        ray.shutdown()
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
 
 
 def cluster_total(resource: str) -> int:

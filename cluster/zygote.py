@@ -90,14 +90,16 @@ def _reset_signals() -> None:
 
 
 def _preload(name: str) -> ModuleType:
+    # Nearly all that imports make stays, and is to stay shared with the ranks: the collector would look through it
+    # again and again, and write into every object's header.
+    gc.disable()
     entry = importlib.import_module(name)
     entry.preload()
     threads = len(list(Path("/proc/self/task").iterdir()))
     if threads > MAX_THREADS:
         raise RuntimeError(f"{name}.preload() left {threads} threads, at most {MAX_THREADS} may be: a fork loses them")
-    # What is loaded stays shared with the ranks: the collector would write into every object's header.
-    gc.collect()
     gc.freeze()
+    gc.enable()
     return entry
 
 

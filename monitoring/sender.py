@@ -21,7 +21,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from monitoring.errors import MonitoringError
-from monitoring.journal import attempt_paths, sender_lock
+from monitoring.journal import attempt_paths, is_step, records_between, sender_lock
 from monitoring.settings import MonitoringSettings, default_tracking_uri
 
 logger = logging.getLogger(__name__)
@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 LEFT_STATUS = 1
 
 _NICENESS = 5  # training goes first where both want the same core
+_PATIENCE_SECONDS, _LOOK_SECONDS = 30.0, 0.5
 _HARD_STOP_SECONDS = 15.0  # after the parent has gone, whatever a call to MLflow is waiting for
 
 
@@ -77,8 +78,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _send(out_dir: Path, settings: MonitoringSettings, known: Mapping[str, int]) -> bool:
-    # Imported here: MLflow takes two seconds, and what the journal gains meanwhile must not count as known.
     os.nice(_NICENESS)
+    _wait_for_work(out_dir, known)
+    # Imported here: MLflow takes two seconds of a core that the run's start wants as well.
     from monitoring.send_loop import SendLoop
 
     uri = settings.tracking_uri or default_tracking_uri(out_dir)
@@ -88,6 +90,15 @@ def _send(out_dir: Path, settings: MonitoringSettings, known: Mapping[str, int])
                 return SendLoop(out_dir, uri, settings.experiment, wait_for_parent).run(known)
         if wait_for_parent(0.5):  # another process is at its last points, or will end before this one is needed
             return True
+
+
+def _wait_for_work(out_dir: Path, known: Mapping[str, int]) -> None:
+    """Until the journal has gained a step or an end, the parent is gone, or a while has passed."""
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while time.monotonic() < deadline and not wait_for_parent(_LOOK_SECONDS):
+        now = {path.name: path.stat().st_size for path in attempt_paths(out_dir)}
+        if any(is_step(record) or record.get("event") == "end" for record in records_between(out_dir, known, now)):
+            return
 
 
 def wait_for_parent(seconds: float) -> bool:

@@ -19,7 +19,6 @@ from data_shards.errors import DataError
 from data_shards.prepare import prepare, run_units_serially
 from model.errors import ModelError
 from monitoring.errors import MonitoringError
-from monitoring.forward import import_journal
 from monitoring.journal import attempt_path
 from monitoring.system_metrics import node_monitoring
 from trainer.attempts import take_attempt
@@ -133,6 +132,8 @@ def _train(spec: dict[str, Any]) -> int:
 
 def _bring_to_mlflow(config: RunConfig) -> None:
     """The whole journal at once; a store that is away does not undo the training."""
+    from monitoring.forward import import_journal  # MLflow takes two seconds, which nobody waits for before training
+
     try:
         import_journal(Path(config.out_dir), config.monitoring.tracking_uri, config.monitoring.experiment)
     except MonitoringError as error:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+import trainer.lean_deepspeed  # noqa: F401  before all that imports DeepSpeed
 from data_shards.errors import DataError
 from model.errors import ModelError
 from monitoring.journal import FileJournal, PipeJournal
@@ -44,7 +45,6 @@ Journal = FileJournal | PipeJournal
 # time; tests/trainer/test_rank.py holds the list current.
 PRELOADED = (
     "torch._dynamo",
-    "torch._inductor.compile_fx",
     "deepspeed.runtime.zero.stage_1_and_2",
     "deepspeed.runtime.zero.stage3",
     "deepspeed.runtime.zero.muon.muon_optimizer",
