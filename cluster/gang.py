@@ -21,6 +21,7 @@ from ray.train.collective import broadcast_from_rank_zero
 from cluster.driver_cord import Cord, hold_on
 from cluster.gang_folder import GangFolder, Place, Verdict
 from cluster.gang_trainer import GangTrainer
+from cluster.gang_worker import take_zygote
 from cluster.policy import LOST_KINDS, Diagnosis
 from cluster.restarts import GangEnded, Start
 from cluster.settings import Resources
@@ -87,6 +88,7 @@ def supervise_on_ray(config: dict[str, Any]) -> None:
                 local_world_size=context.get_local_world_size(),
                 raylet_pid=os.getppid(),
                 memory=memory,
+                zygote=take_zygote(),
                 # Again and again, since Ray sets a name of its own with each call to the worker.
                 on_tick=lambda: ray._raylet.setproctitle(f"headrace: supervisor {rank} of {spec.name}"),
             )

@@ -18,6 +18,9 @@ from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2._internal.execution.worker_group import WorkerGroup
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
+from cluster.gang_worker import gang_worker
+from cluster.spec import GangSpec
+
 # What it says of a gang that fails is in the error that it raises, too.
 logging.getLogger("ray.train").setLevel(logging.CRITICAL)
 
@@ -37,6 +40,10 @@ class GangWorkers(WorkerGroup):  # type: ignore[misc]
 
     So processes that Ray has ready for the job are used for them.
     """
+
+    def __init__(self, train_run_context: Any, *more: Any, **named: Any) -> None:
+        super().__init__(train_run_context, *more, **named)
+        self._worker_cls = gang_worker(GangSpec.from_dict(train_run_context.train_loop_config["gang"]))
 
     @staticmethod
     def _get_worker_runtime_env(custom_runtime_env: Mapping[str, Any]) -> dict[str, Any]:

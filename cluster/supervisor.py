@@ -43,6 +43,7 @@ def supervise(
     local_world_size: int = 1,
     raylet_pid: int | None = None,
     memory: RankMemory | None = None,
+    zygote: ZygoteClient | None = None,
     take_attempt_number: Callable[[], int] | None = None,
     on_tick: Callable[[], None] = lambda: None,
 ) -> Outcome:
@@ -53,15 +54,16 @@ def supervise(
     host: the address of this machine at which the others reach it (used at rank 0); node: this machine's name in
     diagnoses; local_rank, local_world_size: index and number of the ranks on this machine; raylet_pid: a process of
     this machine with whose death the rank is ended at once; memory: for the rank's snapshots, closed
-    here; by default this process makes it, and it goes with the process; take_attempt_number: by default
-    numbers are taken in OUT_DIR/attempts; on_tick: called some ten times a second.
+    here; by default this process makes it, and it goes with the process; zygote: one that this process has started
+    already, in a thread that stays, closed here; take_attempt_number: by default numbers are taken in
+    OUT_DIR/attempts; on_tick: called some ten times a second.
     """
     place = {"rank": rank, "world_size": world_size, "local_rank": local_rank, "local_world_size": local_world_size}
     be_spared_memory_kills()
     with ExitStack() as stack:
         memory = memory or RankMemory()
         stack.callback(memory.close)
-        zygote = ZygoteClient(spec)  # it imports while the gang gathers
+        zygote = zygote or ZygoteClient(spec)  # it imports while the gang gathers
         supervision = Supervision(spec, place, node or socket.gethostname(), zygote, memory, on_tick)
         stack.callback(supervision.close)
         if rank == 0:

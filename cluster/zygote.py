@@ -23,7 +23,6 @@ pass without taking the process group down.
 
 import argparse
 import faulthandler
-import gc
 import importlib
 import json
 import logging
@@ -41,6 +40,7 @@ from typing import Any, NoReturn
 
 from cluster.heartbeat import Heartbeat
 from cluster.processes import be_first_of_memory_kills, die_with_parent, kill, set_title
+from trainer.quick_imports import collector_at_rest
 
 logger = logging.getLogger(__name__)
 
@@ -90,16 +90,12 @@ def _reset_signals() -> None:
 
 
 def _preload(name: str) -> ModuleType:
-    # Nearly all that imports make stays, and is to stay shared with the ranks: the collector would look through it
-    # again and again, and write into every object's header.
-    gc.disable()
-    entry = importlib.import_module(name)
-    entry.preload()
+    with collector_at_rest():
+        entry = importlib.import_module(name)
+        entry.preload()
     threads = len(list(Path("/proc/self/task").iterdir()))
     if threads > MAX_THREADS:
         raise RuntimeError(f"{name}.preload() left {threads} threads, at most {MAX_THREADS} may be: a fork loses them")
-    gc.freeze()
-    gc.enable()
     return entry
 
 

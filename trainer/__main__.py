@@ -1,16 +1,12 @@
 """`python -m trainer`: the command in `trainer.command`, in a process whose allocator keeps what is freed."""
 
-import gc
 import sys
 
 from trainer.allocator import restart_keeping_memory
+from trainer.quick_imports import collector_at_rest
 
 if __name__ == "__main__":
     restart_keeping_memory()
-    # Nearly all that imports make stays: the collector would look through it again and again.
-    gc.disable()
-    from trainer.command import command
-
-    gc.freeze()
-    gc.enable()
+    with collector_at_rest():
+        from trainer.command import command
     sys.exit(command())

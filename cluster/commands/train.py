@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.commands.common import Subparsers, add_command, add_run_file, say
+from trainer.quick_imports import collector_at_rest
 
 if TYPE_CHECKING:
     from cluster.drive import DriveResult
@@ -104,11 +105,12 @@ def _export(config: RunConfig, out_dir: Path) -> Path:
 
 
 def _train(args: argparse.Namespace) -> tuple[RunConfig, DriveResult]:
-    from cluster.drive import train_on_ray
-    from cluster.jobs.time_in_line import TimeInLine
-    from cluster.session import LazySession, check_static, prepare_lazily
-    from trainer.carried_code import carry_code
-    from trainer.config import load_run_file
+    with collector_at_rest():
+        from cluster.drive import train_on_ray
+        from cluster.jobs.time_in_line import TimeInLine
+        from cluster.session import LazySession, check_static, prepare_lazily
+        from trainer.carried_code import carry_code
+        from trainer.config import load_run_file
 
     config = load_run_file(args.file, args.set)
     settings = check_static(config, str(args.file), args.address)
