@@ -41,4 +41,4 @@ def uncompiled() -> Iterator[None]:
 
 with missing("mlflow"), uncompiled():
     import deepspeed as deepspeed
-    import deepspeed.runtime.zero.muon.original_muon
+    from deepspeed.runtime.zero.muon import original_muon as original_muon

@@ -23,6 +23,7 @@ from trainer.config import load_run_file
 from trainer.launch import open_launch
 from trainer.rank import main, preload
 preload()
+needless = [name for name in ("mlflow", "torch._inductor.compile_fx") if name in sys.modules]
 threads = len(os.listdir("/proc/self/task"))
 config = load_run_file(Path(sys.argv[1]))
 dataset = prepare(config.data, dir=config.data_dir, min_val_tokens=config.seq_len + 1)
@@ -32,7 +33,7 @@ children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_minflt
 status = main({**spec, "journal_path": str(Path(config.out_dir) / "journal/attempt-0001.jsonl")})
 children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_minflt - children
 new = sorted(set(sys.modules) - before)
-print(json.dumps({"status": status, "threads": threads, "new": new, "children": children}))
+print(json.dumps({"status": status, "threads": threads, "new": new, "children": children, "needless": needless}))
 """
 
 
@@ -52,6 +53,7 @@ def test_preload_leaves_one_thread_and_training_little_to_import(tmp_path: Path)
     assert answer["status"] == 0
     assert answer["threads"] <= 2
     assert len(answer["new"]) <= FEW_MODULES, " ".join(answer["new"])
+    assert answer["needless"] == []  # which each take a second, and no run uses
     assert answer["children"] == 0  # no compiler was asked what it can do
 
 
