@@ -16,12 +16,11 @@ import ray.exceptions
 import ray.train
 import ray.util
 from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.collective import broadcast_from_rank_zero
 
 from cluster.driver_cord import Cord, hold_on
 from cluster.gang_folder import GangFolder, Place, Verdict
 from cluster.gang_trainer import GangTrainer
-from cluster.gang_worker import take_zygote
+from cluster.gang_worker import MEETING, take_zygote
 from cluster.policy import LOST_KINDS, Diagnosis
 from cluster.restarts import GangEnded, Start
 from cluster.settings import Resources
@@ -80,7 +79,7 @@ def supervise_on_ray(config: dict[str, Any]) -> None:
                 spec,
                 rank,
                 context.get_world_size(),
-                share_address=lambda own: tuple(broadcast_from_rank_zero(own)),
+                share_address=MEETING.share,
                 # On one machine nothing needs to listen beyond its loopback.
                 host=LOOPBACK if config["driver"][0] == LOOPBACK else address,
                 node=address,

@@ -1,6 +1,6 @@
 """Ray Train's trainer, started in a fraction of the time: its controller runs in the driver, without helpers.
 
-By default Ray Train starts an actor for the controller, one that speaks to the cluster's autoscaler and two more
+By default Ray Train starts an actor for the controller, one that speaks to the cluster's autoscaler and three more
 helpers, each a process that imports Ray Train for seconds of CPU, one after another, before the first worker is asked
 for.
 """
@@ -13,9 +13,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import ray
+import ray.exceptions
+from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError, WorkerGroupStartupTimeoutError
 from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2._internal.execution.worker_group import WorkerGroup
+from ray.train.v2._internal.util import invoke_context_managers
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from cluster.gang_worker import gang_worker
@@ -36,7 +39,7 @@ class GangScaling(FixedScalingPolicy):  # type: ignore[misc]  # Ray tells no typ
 
 
 class GangWorkers(WorkerGroup):  # type: ignore[misc]
-    """Workers that call no controller, and are started with the environment of their job alone.
+    """Workers that call no controller and meet without a helper, started with the environment of their job alone.
 
     So processes that Ray has ready for the job are used for them.
     """
@@ -48,6 +51,40 @@ class GangWorkers(WorkerGroup):  # type: ignore[misc]
     @staticmethod
     def _get_worker_runtime_env(custom_runtime_env: Mapping[str, Any]) -> dict[str, Any]:
         return dict(custom_runtime_env)
+
+    def _start_impl(self, worker_group_state_builder: Any) -> None:
+        """As Ray Train's own, but for its SynchronizationActor; where it wants one, rank 0's worker stands in."""
+        self._assert_inactive()
+        context, builder = self._worker_group_context, worker_group_state_builder
+        self._check_cluster_resources_and_raise_if_insufficient(context.resources_per_worker, context.num_workers)
+        with invoke_context_managers([each.on_worker_group_start for each in self._callbacks]):
+            for callback in self._callbacks:
+                callback.before_worker_group_start(context)
+            place = self._placed(context)
+            builder.with_placement_group_handle(place)
+            workers = self._create_workers(context.num_workers, place.placement_group, context.resources_per_worker)
+            builder.with_workers(workers).with_sync_actor(workers[0].actor)
+            try:
+                self._init_train_context(workers, workers[0].actor)
+                self._worker_group_state = builder.build()
+                for callback in self._callbacks:
+                    callback.after_worker_group_start(self)
+            except ray.exceptions.RayActorError as error:
+                raise WorkerGroupStartupFailedError("A worker died before it had started.") from error
+        ray.get([worker.actor.run_train_fn.remote(context.train_fn_ref) for worker in workers])
+        if len(workers) > 1:  # nobody waits for it here: it goes from worker to worker
+            address = workers[0].actor.tell_address.remote()
+            self._hearing = [worker.actor.hear_address.remote(address) for worker in workers[1:]]
+        for callback in self._callbacks:
+            callback.after_worker_group_training_start(self)
+
+    def _placed(self, context: Any) -> Any:
+        """Room for the workers, all at once."""
+        place = self._create_placement_group(self._train_run_context.scaling_config, context)
+        if not place.wait(self._worker_group_start_timeout_s):
+            place.shutdown()
+            raise WorkerGroupStartupTimeoutError(num_workers=context.num_workers)
+        return place
 
     def _init_train_context_on_workers(
         self, workers: list[Any], sync_actor: Any, train_context_args: Mapping[str, list[Any]]

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from cluster.gang_meeting import Address, Meeting
 from cluster.spec import GangSpec
 from cluster.zygote_client import ZygoteClient
 
 if TYPE_CHECKING:
     from ray.train.v2._internal.execution.worker_group.worker import RayTrainWorker
+
+MEETING = Meeting()
+"""This process's: a worker serves one gang."""
 
 _zygotes: list[ZygoteClient] = []
 
@@ -63,6 +67,16 @@ class GangWorker:
     def run_train_fn(self, train_fn_ref: Any) -> Any:
         """Start the training function in a thread."""
         return self._worker.run_train_fn(train_fn_ref)
+
+    def tell_address(self) -> Address | None:
+        """At rank 0: the address of its coordinator, once it has one."""
+        from ray.train.v2._internal.execution.context import get_train_context
+
+        return MEETING.tell(get_train_context().execution_context.training_thread_runner.is_running)
+
+    def hear_address(self, address: Address | None) -> None:
+        """Elsewhere: be told of it."""
+        MEETING.hear(address)
 
     def poll_status(self) -> Any:
         """How that thread fares."""
