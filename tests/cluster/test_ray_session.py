@@ -1,11 +1,26 @@
 from __future__ import annotations
 
+import json
 import socket
+import subprocess
+import sys
 
 import pytest
 
 from cluster.errors import ClusterError
 from cluster.ray_session import _runtime_env, check_address
+from tests.end_to_end.headrace import ROOT, environment
+
+LOCAL = """
+import json, psutil
+from cluster.ray_session import ray_session
+before = psutil.Process().children(recursive=True)
+with ray_session(None, 1):
+    started = psutil.Process().children(recursive=True)
+    commands = [" ".join(process.cmdline()) for process in started]
+gone, left = psutil.wait_procs(started, timeout=30)
+print(json.dumps({"commands": commands, "left": [" ".join(process.cmdline()) for process in left]}))
+"""
 
 
 @pytest.mark.parametrize("address", ["foo", "ray://host:1", "host:", ":1"])
@@ -28,3 +43,18 @@ def test_runtime_environment_within_a_job_is_the_job_s(monkeypatch: pytest.Monke
     assert "py_modules" in _runtime_env("head:6379")
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
     assert _runtime_env("head:6379") == {}
+
+
+@pytest.mark.slow
+def test_local_ray_starts_what_a_command_needs_alone_and_leaves_nothing_behind() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LOCAL], cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=100
+    )
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout.splitlines()[-1])
+    commands = " ".join(answer["commands"])
+    assert "gcs_server" in commands
+    assert "raylet" in commands
+    for needless in ("monitor.py", "dashboard/dashboard.py"):
+        assert needless not in commands
+    assert answer["left"] == []

@@ -72,6 +72,28 @@ def test_sender_ends_by_itself_after_the_end_event_with_a_plot(tmp_path: Path, r
     assert script.pauses == [2.0, 2.0, 2.0]
 
 
+def test_sender_waits_for_the_first_step_and_not_for_an_earlier_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_journal(tmp_path, start_event(), step(1), end(1, status="stopped"))
+    script = Script(
+        lambda: None,
+        lambda: write_journal(tmp_path, start_event(2, 1)),
+        lambda: write_journal(tmp_path, step(2, 2)),
+        lambda: pytest.fail("the sender waited on after a step"),
+    )
+    monkeypatch.setattr(sender_module, "wait_for_parent", script)
+    sender_module._wait_for_work(tmp_path, sizes(tmp_path))
+    assert len(script.pauses) == 3
+
+
+def test_sender_waits_for_no_step_once_its_parent_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = Script(lambda: None)
+    monkeypatch.setattr(sender_module, "wait_for_parent", script)
+    sender_module._wait_for_work(tmp_path, {})
+    assert len(script.pauses) == 2
+
+
 def test_sender_old_end_does_not_stop_a_resumed_run(tmp_path: Path, run: FakeRun) -> None:
     write_journal(tmp_path, start_event(), step(1), end(1, status="stopped"))
     script = Script(
