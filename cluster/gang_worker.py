@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from cluster.gang_meeting import Address, Meeting
 from cluster.spec import GangSpec
 from cluster.zygote_client import ZygoteClient
+from trainer.quick_imports import collector_at_rest
 
 if TYPE_CHECKING:
     from ray.train.v2._internal.execution.worker_group.worker import RayTrainWorker
@@ -47,7 +48,8 @@ class GangWorker:
     @property
     def _worker(self) -> Any:
         if self._own is None:
-            from ray.train.v2._internal.execution.worker_group.worker import RayTrainWorker
+            with collector_at_rest():
+                from ray.train.v2._internal.execution.worker_group.worker import RayTrainWorker
 
             self._own = RayTrainWorker()
         return self._own
