@@ -20,23 +20,33 @@ from benchmarks.checkpoint.report import section
 from benchmarks.data.arms import ROOT
 from benchmarks.data.machine import describe_machine
 from benchmarks.data.report import put_section
+from benchmarks.faults.failed import all_failed
 from benchmarks.faults.processes import take_charge
+
+logger = logging.getLogger("benchmarks.checkpoint")
 
 RESULTS_PAGE, RESULTS_JSON = ROOT / "benchmarks/RESULTS.md", ROOT / "benchmarks/results/checkpoint.json"
 DEFAULT_WORK, DEFAULT_PEERS_PYTHON = ROOT / "build/bench-checkpoint", ROOT / ".venv-train-peers/bin/python"
 
 
-def measure(plan: Plan, worlds: list[int], arms: list[str]) -> dict[str, Any]:
-    """The whole comparison."""
+def measure(plan: Plan, worlds: list[int], arms: list[str], stored: Path) -> dict[str, Any]:
+    """The whole comparison; what there is of it is stored after each round."""
     results: dict[str, Any] = {"repetitions": plan.repetitions, "block": plan.block, "shape": plan.shape, "worlds": {}}
     results["limits"] = measure_limits(plan.work, plan.state_bytes, plan.repetitions)
+
+    def keep() -> None:
+        results["machine"] = describe_machine(results["worlds"])
+        stored.write_text(json.dumps(results, indent=1) + "\n")
+
     for world in worlds:
-        results["worlds"][str(world)] = measure_world(plan, world, arms)
-    return {**results, "machine": describe_machine(results)}
+        found = results["worlds"].setdefault(str(world), {})
+        measure_world(plan, world, arms, found, keep)
+        keep()
+    return results
 
 
 def main() -> int:
-    """Measure, and write the section, unless some arms were left out."""
+    """Measure, and write the section, unless some arms were left out. Exit status 1 if anything failed."""
     options = _options()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     take_charge()
@@ -44,15 +54,16 @@ def main() -> int:
     plan = (quick if options.quick else full)(options.work.resolve(), str(options.peers.absolute()))
     if options.repetitions:
         plan = replace(plan, repetitions=options.repetitions)
-    results = measure(plan, options.world or list(WORLDS), options.arm or list(ARMS))
     is_part = bool(options.quick or options.arm or options.world)
     page, stored = (plan.work / "part.md", plan.work / "part.json") if is_part else (RESULTS_PAGE, RESULTS_JSON)
     stored.parent.mkdir(exist_ok=True)
-    stored.write_text(json.dumps(results, indent=1) + "\n")
+    results = measure(plan, options.world or list(WORLDS), options.arm or list(ARMS), stored)
     text = section(results)
     page.write_text(put_section(page.read_text() if page.is_file() else "", text, name="checkpoint"))
     sys.stdout.write(text + "\n")
-    return 0
+    for failure in all_failed(results):
+        logger.error("failed: %s", failure)
+    return 1 if all_failed(results) else 0
 
 
 def _options() -> argparse.Namespace:

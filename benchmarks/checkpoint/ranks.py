@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.data.arms import ROOT, environment
-from benchmarks.faults.processes import POLL_SECONDS, end_all_below
+from benchmarks.faults.processes import CPU_ONLY, POLL_SECONDS, end_all_below
 
 
 def run_ranks(command: Sequence[str], world: int, out: Path, deadline_seconds: float) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def run_ranks(command: Sequence[str], world: int, out: Path, deadline_seconds: f
     statuses = [rank.wait() for rank in ranks]
     if any(statuses) or not (out / "answer.json").is_file():
         said = log.read_text(errors="replace")[-3000:]
-        raise RuntimeError(f"{' '.join(command[:2])}: exit statuses {statuses}: {said}")
+        raise RuntimeError(f"{Path(command[1]).name}: exit statuses {statuses}: {said}")
     return {**json.loads((out / "answer.json").read_text()), "process_seconds": time.monotonic() - began}
 
 
@@ -63,7 +63,7 @@ def rank_environment(rank: int, world: int, port: int) -> Mapping[str, str]:
         "CROSS_SIZE": "1",
         "LOCAL_SIZE": str(world),
     }  # as DeepSpeed's launcher tells its writers
-    own = {"OMP_NUM_THREADS": str(threads), "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(ROOT)}
+    own = {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT), **CPU_ONLY}
     return {**environment(), **meeting, **place, **own}
 
 

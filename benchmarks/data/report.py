@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.data.arms_reading import HEADRACE
 from benchmarks.data.stats import Estimate, estimate
-from benchmarks.data.targets import Target, cpu_ratio, targets
+from benchmarks.data.targets import Promise, Target, cpu_ratio, targets
 
 BEGIN, END = "<!-- data: begin -->", "<!-- data: end -->"
 TITLE = "# Results\n\nEach section is written by the command that it names.\n"
@@ -64,22 +64,18 @@ def _head(results: Mapping[str, Any]) -> str:
     )
 
 
-def target_table(promised: Sequence[Target]) -> str:
-    """What was promised and what was found, as a table."""
+def target_table(promised: Sequence[Promise]) -> str:
+    """What was promised and what was found, as a table. Met: with the whole interval."""
     rows = [
         (
             target.what,
             f"{'≥' if target.at_least else '≤'} {target.wanted:g}",
-            _figure(target.found),
-            _met(target.is_met),
+            _figure(target.found) if isinstance(target, Target) else "",
+            target.verdict,
         )
         for target in promised
     ]
     return table(("what", "target", "found", ""), rows)
-
-
-def _met(is_met: bool) -> str:
-    return "met" if is_met else "**not met**"
 
 
 def _figure(found: Estimate) -> str:

@@ -11,7 +11,7 @@ import json
 import logging
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ from benchmarks.data.arms import ROOT
 from benchmarks.data.machine import describe_machine
 from benchmarks.data.report import put_section
 from benchmarks.faults.arms import ARMS, HEADRACE
-from benchmarks.faults.kills import measure_lost, measure_recovery
+from benchmarks.faults.failed import all_failed
+from benchmarks.faults.kills import Keep, measure_lost, measure_recovery
 from benchmarks.faults.plan import Plan, full, quick
 from benchmarks.faults.processes import take_charge
 from benchmarks.faults.report import section
@@ -30,7 +31,7 @@ logger = logging.getLogger("benchmarks.faults")
 
 RESULTS_PAGE, RESULTS_JSON = ROOT / "benchmarks/RESULTS.md", ROOT / "benchmarks/results/faults.json"
 DEFAULT_WORK, DEFAULT_PEERS_PYTHON = ROOT / "build/bench-faults", ROOT / ".venv-train-peers/bin/python"
-PARTS: dict[str, Callable[[Plan], dict[str, Any]]] = {
+PARTS: dict[str, Callable[[Plan, Keep], dict[str, Any]]] = {
     "lost": measure_lost,
     "snapshots": measure_snapshots,
     "storm": measure_storm,
@@ -40,7 +41,7 @@ PEER_PACKAGES = ("torch", "deepspeed", "ray", "lightning")
 
 
 def main() -> int:
-    """Run the parts that are asked for; results of other parts stay as they are."""
+    """Run the parts that are asked for; results of other parts stay as they are. Exit status 1 if anything failed."""
     options = _options()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     take_charge()
@@ -49,20 +50,32 @@ def main() -> int:
     plan = make(options.work.resolve(), str(options.peers.absolute()), options.seed)
     is_rough = options.quick or options.arm
     page, stored = (plan.work / "quick.md", plan.work / "quick.json") if is_rough else (RESULTS_PAGE, RESULTS_JSON)
+    stored.parent.mkdir(exist_ok=True)
     results: dict[str, Any] = json.loads(stored.read_text()) if stored.is_file() else {}
     versions = {} if options.arm == [HEADRACE] else peers_versions(plan.peers_python)
+    results |= {"seed": plan.seed, "collective_seconds": plan.collective_seconds}
+    results |= {"machine": describe_machine({"versions": versions})}
     parts = [RECOVERY] if options.arm else options.only or [RECOVERY, *PARTS]
     for part in parts:
         logger.info("measuring: %s, seed %d", part, plan.seed)
-        results[part] = measure_recovery(plan, options.arm or ARMS) if part == RECOVERY else PARTS[part](plan)
-        results |= {"seed": plan.seed, "collective_seconds": plan.collective_seconds}
-        results |= {"machine": describe_machine({"versions": versions})}
-        stored.parent.mkdir(exist_ok=True)
-        stored.write_text(json.dumps(results, indent=1) + "\n")
+        measure_part(plan, part, options.arm or ARMS, results, stored)
         text = section(results)
         page.write_text(put_section(page.read_text() if page.is_file() else "", text, name="recovery"))
     sys.stdout.write(section(results) + "\n")
-    return 0
+    failures = all_failed({part: results[part] for part in parts})
+    for failure in failures:
+        logger.error("failed: %s", failure)
+    return 1 if failures else 0
+
+
+def measure_part(plan: Plan, part: str, arms: Sequence[str], results: dict[str, Any], stored: Path) -> None:
+    """Put a part's results into all results, and store them after each of its rounds."""
+
+    def keep(found: Mapping[str, Any]) -> None:
+        results[part] = found
+        stored.write_text(json.dumps(results, indent=1) + "\n")
+
+    keep(measure_recovery(plan, arms, keep) if part == RECOVERY else PARTS[part](plan, keep))
 
 
 def peers_versions(python: str) -> dict[str, str]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.data.arms import ROOT, environment
-from benchmarks.faults.processes import POLL_SECONDS, below, end_all_below
+from benchmarks.faults.processes import CPU_ONLY, POLL_SECONDS, below, end_all_below
 from benchmarks.faults.steps import Step, newest, step_seconds
 from cluster.chaos.process_table import processes_of, read_titles
 
@@ -65,6 +65,8 @@ class Job:
 
     def __init__(self, place: Place, process: subprocess.Popen[bytes]) -> None:
         self.place, self._process = place, process
+        self.events: list[dict[str, Any]] = []
+        """Of Headrace's journal; peers have none."""
         self._steps: list[Step] = []
         self._tail = Tail(self._files)
 
@@ -90,7 +92,9 @@ class Job:
         """What it reads its data from."""
         return sorted(self.place.arrays.glob("train-*.npy"))
 
-    def wait_for(self, condition: Callable[[], Any], what: str, seconds: float) -> Any:
+    def wait_for(
+        self, condition: Callable[[], Any], what: str, seconds: float, poll_seconds: float = POLL_SECONDS
+    ) -> Any:
         """The condition's first true value. Raises: JobFailedError at the deadline, or where the job has ended."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
@@ -98,12 +102,12 @@ class Job:
                 return value
             if self._process.poll() is not None:
                 raise JobFailedError(f"ended with status {self._process.returncode} before {what}: {self._said()}")
-            time.sleep(POLL_SECONDS)
+            time.sleep(poll_seconds)
         raise JobFailedError(f"not within {seconds:.0f} s: {what}: {self._said()}")
 
-    def wait_for_step(self, step: int, seconds: float) -> None:
+    def wait_for_step(self, step: int, seconds: float, poll_seconds: float = POLL_SECONDS) -> None:
         """Until that step is completed."""
-        self.wait_for(lambda: newest(self.steps()) >= step, f"step {step}", seconds)
+        self.wait_for(lambda: newest(self.steps()) >= step, f"step {step}", seconds, poll_seconds)
 
     def hit(self, rank: int, number: signal.Signals, seconds: float) -> float:
         """Signal a rank, once there is one; unix seconds at which it was."""
@@ -131,13 +135,14 @@ class Job:
 class HeadraceJob(Job):
     """Headrace's run, by its journal and its processes' titles."""
 
-    def __init__(self, place: Place, process: subprocess.Popen[bytes]) -> None:
-        super().__init__(place, process)
-        self.events: list[dict[str, Any]] = []
-
     def rank_pid(self, rank: int) -> int | None:
-        found = processes_of(self.place.out.name, read_titles())
-        return next((process.pid for process in found if process.role == "rank" and process.rank == rank), None)
+        return next((pid for pid, number in self.own("rank") if number == rank), None)
+
+    def own(self, role: str) -> list[tuple[int, int | None]]:
+        """(process, rank) of this job's processes of that role; others' runs of the same name are not below us."""
+        found = [one for one in processes_of(self.place.out.name, read_titles()) if one.role == role]
+        ours = below(os.getpid()) if found else set()
+        return [(one.pid, one.rank) for one in found if one.pid in ours]
 
     def checkpoint_files(self) -> list[list[Path]]:
         marks = sorted((self.place.out / "checkpoints").glob("*/manifest.json"), key=lambda path: path.stat().st_mtime)
@@ -161,7 +166,7 @@ class HeadraceJob(Job):
 @contextmanager
 def running(command: Sequence[str], place: Place, kind: type[Job]) -> Iterator[Job]:
     """The job while the block runs; afterwards none of its processes is left."""
-    own = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": "lo"}
+    own = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": "lo", **CPU_ONLY}
     inherited = {
         name: value for name, value in environment().items() if not name.startswith(("RAY_", "RANK", "WORLD_SIZE"))
     }

@@ -5,55 +5,72 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from benchmarks.data.stats import turns
 from benchmarks.faults.arms import HEADRACE, TORCHRUN
+from benchmarks.faults.failed import Failed, recorded
 from benchmarks.faults.jobs import HeadraceJob, Job, kill_within_a_step
 from benchmarks.faults.plan import Plan
 from benchmarks.faults.steps import recovery
 
 logger = logging.getLogger(__name__)
 
+Keep = Callable[[Mapping[str, Any]], None]
+"""Stores what there is of a part's results."""
 FIRST_STEPS = 4
 
 
-def measure_recovery(plan: Plan, arms: Sequence[str]) -> dict[str, Any]:
+def measure_recovery(plan: Plan, arms: Sequence[str], keep: Keep) -> dict[str, Any]:
     """The kills of each arm, arms in turn; each repetition has moments of its own, the same for all arms."""
     kills: dict[str, list[dict[str, Any]]] = {arm: [] for arm in arms}
+    failed: Failed = {}
+    results = {"kills": kills, "save_every": plan.recovery_save_every, "failed": failed}
     done = dict.fromkeys(arms, 0)
-    for number in turns(len(arms), plan.repetitions):
+    for turn, number in enumerate(turns(len(arms), plan.repetitions), start=1):
         arm = arms[number]
-        seed = plan.seed * 1000 + done[arm]
-        kills[arm] += kills_of_run(
-            plan, arm, plan.recovery_kills, plan.recovery_save_every, plan.recovery_gap, random.Random(seed)
-        )
+        generator = random.Random(plan.seed * 1000 + done[arm])
+        with recorded(failed, arm):
+            kills_of_run(
+                plan, arm, plan.recovery_kills, plan.recovery_save_every, plan.recovery_gap, generator, kills[arm]
+            )
         done[arm] += 1
-    return {"kills": kills, "save_every": plan.recovery_save_every}
+        if turn % len(arms) == 0:
+            keep(results)
+    return results
 
 
-def measure_lost(plan: Plan) -> dict[str, Any]:
+def measure_lost(plan: Plan, keep: Keep) -> dict[str, Any]:
     """One run of Headrace and one of torchrun, with the same gaps between kills."""
-    kills = {
-        arm: kills_of_run(plan, arm, plan.lost_kills, plan.lost_save_every, plan.lost_gap, random.Random(plan.seed))
-        for arm in (HEADRACE, TORCHRUN)
-    }
-    return {"kills": kills, "save_every": plan.lost_save_every}
+    kills: dict[str, list[dict[str, Any]]] = {HEADRACE: [], TORCHRUN: []}
+    failed: Failed = {}
+    results = {"kills": kills, "save_every": plan.lost_save_every, "failed": failed}
+    for arm, found in kills.items():
+        with recorded(failed, arm):
+            kills_of_run(
+                plan, arm, plan.lost_kills, plan.lost_save_every, plan.lost_gap, random.Random(plan.seed), found
+            )
+        keep(results)
+    return results
 
 
 def kills_of_run(
-    plan: Plan, arm: str, count: int, save_every: int, gap: tuple[int, int], generator: random.Random
-) -> list[dict[str, Any]]:
-    """So many kills of one run, one after the other."""
-    found = []
+    plan: Plan,
+    arm: str,
+    count: int,
+    save_every: int,
+    gap: tuple[int, int],
+    generator: random.Random,
+    found: list[dict[str, Any]],
+) -> None:
+    """So many kills of one run, one after the other, put into `found`: those before a failure are there too."""
     with plan.place(arm) as place, plan.runner(save_every).started(arm, place) as job:
         job.wait_for_step(FIRST_STEPS, plan.deadline_seconds)
         for _ in range(count):
             found.append(one_kill(job, generator, gap, plan.deadline_seconds))
             logger.info("%s: next new step after %.2f s, %d run again", arm, *_shown(found[-1]))
-    return found
 
 
 def one_kill(job: Job, generator: random.Random, gap: tuple[int, int], seconds: float) -> dict[str, Any]:

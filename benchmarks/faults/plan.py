@@ -25,7 +25,7 @@ class Plan:
     peers_python: str
     seed: int
     repetitions: int = 5
-    recovery_kills: int = 2
+    recovery_kills: int = 4
     recovery_save_every: int = 10
     recovery_gap: tuple[int, int] = (3, 12)
     lost_kills: int = 20

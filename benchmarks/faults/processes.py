@@ -17,6 +17,9 @@ from typing import NoReturn
 
 from cluster.chaos.process_table import descendants, read_parents
 
+CPU_ONLY = {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
+"""In the environment of all arms: they train on the CPU, whatever the machine has."""
+CORES = 2
 _PR_SET_CHILD_SUBREAPER = 36
 POLL_SECONDS = 0.02
 GONE_SECONDS = 30.0
@@ -25,8 +28,11 @@ GONE_SECONDS = 30.0
 def take_charge() -> None:
     """Have what outlives its parent become a child of this process, and a SIGTERM end this one by an exception.
 
-    So the blocks that end a job's processes are left in order. OSError if the kernel refuses.
+    So the blocks that end a job's processes are left in order. All that is started from here on has the last two cores
+    that this process may use, and no GPU. OSError if the kernel refuses.
     """
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-CORES:])
+    os.environ.update(CPU_ONLY)
     signal.signal(signal.SIGTERM, _leave)
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:

@@ -1,71 +1,128 @@
 """What snapshots in memory cost: the demo's model on two nodes (both on this machine) with a snapshot at each step,
 each copied to the other node, beside the same without snapshots.
 
-Both nodes' work is done by this machine's cores, which on a real cluster is each node's own.
+Both nodes' work is done by this machine's cores, which on a real cluster is each node's own. A rank takes no snapshot
+while the one before is still on its way to the other node, so how many steps had one is told too.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
-import statistics
-from itertools import pairwise
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.data.stats import turns
+from benchmarks.faults.arms import MICRO_BATCH
 from benchmarks.faults.dataset import DEMO, demo_dataset
+from benchmarks.faults.failed import Failed, recorded
+from benchmarks.faults.jobs import HeadraceJob, Place
+from benchmarks.faults.kills import Keep
 from benchmarks.faults.plan import Plan
-from tests.end_to_end.headrace import newest_step, pids_titled, started, steps, wait_until
+from benchmarks.faults.steps import Step, newest
+from tests.end_to_end.headrace import started
 from tests.end_to_end.test_prepare import ray_cluster
+from trainer.checkpoint.memory_layout import NUMBERS_BYTES, Numbers, read_numbers
 
 logger = logging.getLogger(__name__)
 
 WARM_STEPS = 5
+POLL_SECONDS = 0.5
+"""Looks at the journal take time from the ranks."""
+STOP_SECONDS = 120.0
 WITHOUT, WITH = "none", "each step, copied"
 INTERVALS = {WITHOUT: 0, WITH: 1}
+MEMORY = "headrace-snapshot"
 
 
-def measure_snapshots(plan: Plan) -> dict[str, Any]:
-    """Median step and the keepers' CPU time of each run, by turns with and without."""
-    found: dict[str, list[dict[str, float]]] = {arm: [] for arm in INTERVALS}
+def measure_snapshots(plan: Plan, keep: Keep) -> dict[str, Any]:
+    """Mean step, the keepers' CPU time and the share of steps with a snapshot of each run, with and without in turn."""
+    runs: dict[str, list[dict[str, float]]] = {arm: [] for arm in INTERVALS}
+    failed: Failed = {}
+    results = {"runs": runs, "steps": plan.snapshot_steps, "failed": failed}
     names = list(INTERVALS)
-    folder = plan.work / "snapshots"
-    with ray_cluster(nodes=2) as cluster:
-        for number in turns(len(names), plan.repetitions):
+    shutil.rmtree(plan.work / "snapshots", ignore_errors=True)  # runs go on from what an earlier one left
+    with recorded(failed, "two nodes"), ray_cluster(nodes=2) as cluster:
+        for turn, number in enumerate(turns(len(names), plan.repetitions)):
             arm = names[number]
-            name = f"snapshots-{number}-{len(found[arm])}"
-            changes = [f"out_dir={folder / name}", f"data.dir={demo_dataset(plan.work)}", f"name={name}"]
-            changes += [
-                f"checkpoint.snapshot_interval={INTERVALS[arm]}",
-                f"monitoring.tracking_uri=sqlite:///{folder}/m.db",
-            ]
-            found[arm].append(one_run(folder / name, changes, cluster.address, plan.snapshot_steps))
-            logger.info("snapshots %s: a step %.3f s", arm, found[arm][-1]["step_seconds"])
-    return {"runs": found, "steps": plan.snapshot_steps}
+            with recorded(failed, arm):
+                runs[arm].append(one_run(plan, f"snapshots-{turn}", INTERVALS[arm], cluster.address))
+                logger.info("snapshots %s: %s", arm, runs[arm][-1])
+            keep(results)
+    return results
 
 
-def one_run(out_dir: Path, changes: list[str], address: str, length: int) -> dict[str, float]:
-    """Median step seconds, and the keepers' CPU seconds per step, over `length` steps."""
-    out_dir.parent.mkdir(parents=True, exist_ok=True)
-    changes = [*changes, "checkpoint.interval=100000", "eval.interval=100000", "cluster.workers=2"]
-    words: list[Any] = ["train", DEMO, *(word for change in changes for word in ("--set", change))]
-    with started(*words, "--address", address, log=out_dir.with_suffix(".log")) as driver:
-        wait_until(lambda: newest_step(out_dir) >= WARM_STEPS, "the first steps", 300)
-        keepers = pids_titled(f"headrace: keeper of {out_dir.name}")
-        before, first = cpu_seconds(keepers), newest_step(out_dir)
-        wait_until(lambda: newest_step(out_dir) >= first + length, "the last step", 300)
-        used, last = cpu_seconds(keepers) - before, newest_step(out_dir)
+def one_run(plan: Plan, name: str, interval: int, address: str) -> dict[str, float]:
+    """Mean step seconds, the keepers' CPU seconds per step and the share of steps with a snapshot, over the plan's
+    steps. Raises: RuntimeError where snapshots were asked for and no keeper or memory of theirs is there."""
+    folder = plan.work / "snapshots"
+    place = Place(folder / name, demo_dataset(plan.work), folder, folder / "mlflow.db")
+    place.out.mkdir(parents=True)
+    words = [word for change in _changes(place, interval) for word in ("--set", change)]
+    with started("train", DEMO, *words, "--address", address, log=place.out / "log") as driver:
+        job = HeadraceJob(place, driver)
+        job.wait_for_step(WARM_STEPS, plan.deadline_seconds, POLL_SECONDS)
+        keepers = [pid for pid, _ in job.own("keeper")]
+        if interval and not keepers:
+            raise RuntimeError(f"{name}: snapshots were asked for, but no process is a keeper of this run")
+        before, first, taken = cpu_seconds(keepers), newest(job.steps()), snapshots_taken(job) if interval else None
+        job.wait_for_step(first + plan.snapshot_steps, plan.deadline_seconds, POLL_SECONDS)
+        used, last, now = cpu_seconds(keepers) - before, newest(job.steps()), snapshots_taken(job) if interval else None
         driver.send_signal(signal.SIGTERM)
-        driver.wait(120)
-    # From border to border: the journal's own step_seconds end before the snapshot is taken.
-    ends = [record["time"] for record in steps(out_dir) if first <= record["step"] <= last]
-    seconds = statistics.median(end - begin for begin, end in pairwise(ends))
-    return {"step_seconds": seconds, "keepers_cpu_seconds": used / (last - first)}
+        driver.wait(STOP_SECONDS)
+    return {
+        "step_seconds": mean_step_seconds(job.steps(), first, last),
+        "keepers_cpu_seconds": used / (last - first),
+        "share_of_steps": snapshot_share(taken, now) if taken and now else 0.0,
+    }
 
 
-def cpu_seconds(pids: list[int]) -> float:
+def _changes(place: Place, interval: int) -> list[str]:
+    """The demo's run file, made this run by `--set`."""
+    changes: Mapping[str, Any] = {
+        "name": place.out.name,
+        "out_dir": place.out,
+        "data.dir": place.dataset,
+        "train.micro_batch_size": MICRO_BATCH,
+        "train.max_tokens": 10**8,
+        "eval.interval": 10**6,
+        "eval.max_tokens": 1024,
+        "eval.samples": "[]",
+        "checkpoint.interval": 10**6,
+        "checkpoint.snapshot_interval": interval,
+        "cluster.workers": 2,
+        "monitoring.tracking_uri": f"sqlite:///{place.store}",
+    }
+    return [f"{name}={value}" for name, value in changes.items()]
+
+
+def mean_step_seconds(steps: Sequence[Step], first: int, last: int) -> float:
+    """From border to border: the journal's own step_seconds end before the snapshot is taken. Pure."""
+    ends = {step.step: step.time for step in steps}
+    return (ends[last] - ends[first]) / (last - first)
+
+
+def snapshots_taken(job: HeadraceJob) -> Numbers:
+    """What rank 0's memory of snapshots says of them now; it counts its writes."""
+    pid = job.rank_pid(0)
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        if MEMORY in str(link.readlink()):
+            with link.open("rb") as file:
+                return read_numbers(file.read(NUMBERS_BYTES))
+    raise RuntimeError(f"{job.place.out.name}: rank 0 (process {pid}) has no {MEMORY} open")
+
+
+def snapshot_share(before: Numbers, after: Numbers) -> float:
+    """Snapshots over steps between two looks, each at the newest whole one: writes rise by one with each. Pure."""
+    newest_then, newest_now = (max(numbers.slots, key=lambda slot: slot.version) for numbers in (before, after))
+    steps = newest_now.step - newest_then.step
+    return (newest_now.version - newest_then.version) / steps if steps else 0.0
+
+
+def cpu_seconds(pids: Sequence[int]) -> float:
     """User and system time of processes so far."""
     ticks = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13] for pid in pids]
     return sum(int(value) for pair in ticks for value in pair) / os.sysconf("SC_CLK_TCK")

@@ -7,6 +7,7 @@ cut. A cut checkpoint shows only when somebody loads it, so a kill comes with it
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 KILL, HANG, CUT_CHECKPOINT, CUT_SHARD = "kill", "hang", "cut_checkpoint", "cut_shard"
@@ -34,11 +35,11 @@ def failure_trace(seed: int, seconds: float, mean_seconds: float, world: int) ->
     return sorted(failures)
 
 
-def restarts_of(failures: list[Failure]) -> int:
-    """How many of them end an attempt for certain: a shard that is cut may lie behind the run."""
-    return sum(failure.kind != CUT_SHARD for failure in failures)
+def restarts_of(kinds: Sequence[str]) -> int:
+    """How many failures of these kinds end an attempt for certain: a shard that is cut may lie behind the run."""
+    return sum(kind != CUT_SHARD for kind in kinds)
 
 
-def stops_of(failures: list[Failure]) -> int:
-    """How many of them stop a rank without ending it."""
-    return sum(failure.kind == HANG for failure in failures)
+def stops_of(kinds: Sequence[str]) -> int:
+    """How many failures of these kinds stop a rank without ending it."""
+    return kinds.count(HANG)

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks.data.report import BEGIN, END, put_section, report, table
+from benchmarks.data.report import BEGIN, END, put_section, report, table, target_table
 from benchmarks.data.stats import Estimate
-from benchmarks.data.targets import Target, cpu_ratio, targets
+from benchmarks.data.targets import Target, Unmeasured, cpu_ratio, targets
 
 MACHINE = {
     "cpu": "CPU",
@@ -44,6 +44,28 @@ def results(**parts: Any) -> dict[str, Any]:
 def found_for(parts: dict[str, Any], what: str) -> Target:
     (target,) = [target for target in targets(parts) if what in target.what]
     return target
+
+
+@pytest.mark.parametrize(
+    ("found", "at_least", "verdict"),
+    [
+        ((2.0, 1.5, 3.0), True, "met"),
+        ((2.0, 0.9, 3.0), True, "met by the median only"),
+        ((0.9, 0.5, 3.0), True, "**not met**"),
+        ((0.5, 0.1, 0.9), False, "met"),
+        ((0.5, 0.1, 1.1), False, "met by the median only"),
+        ((1.5, 0.1, 1.6), False, "**not met**"),
+    ],
+)
+def test_verdict_tells_whether_the_interval_is_on_the_right_side_too(
+    found: tuple[float, float, float], at_least: bool, verdict: str
+) -> None:
+    assert Target("what", 1.0, at_least, Estimate(*found)).verdict == verdict
+
+
+def test_target_table_shows_a_promise_that_nothing_is_known_of() -> None:
+    text = target_table([Unmeasured("speed", 2.0, True, "the peer failed")])
+    assert text.splitlines()[-1] == "| speed | ≥ 2 |  | **not measured: the peer failed** |"
 
 
 def test_cpu_ratio_is_how_many_times_less_cpu_time_an_arm_takes() -> None:

@@ -1,7 +1,8 @@
-"""torch.distributed.checkpoint's `async_save`, in two ways that its documentation shows.
+"""torch.distributed.checkpoint's `async_save`, in three ways that it offers.
 
-`thread`: staged at once into memory, written by a thread. `process`: staged in the background into shared memory that
-is used again, written by a process of its own; the loop waits for the staging before it changes weights. Files are
+`thread`: staged at once into memory, written by a thread. `cached`: staged in the background into memory that is used
+again, since the stager stays, and written by a thread. `process`: so staged into shared memory, and written by a
+process of its own. Where staging goes on in the background, the loop waits for it before it changes weights. Files are
 synced by its writer's default. Saves have a process group of their own, since the gradients' is gloo as well.
 """
 
@@ -22,28 +23,36 @@ from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict import get_model_state_dict, get_state_dict
 from torch.distributed.checkpoint.state_dict_saver import AsyncCheckpointerType
 
+STAGING = {
+    "thread": None,
+    "cached": StagingOptions(False, False, True, False),
+    "process": StagingOptions(False, True, True, False),
+}
+"""Pinned memory, shared memory, staging in the background, copies that do not block; None is the library's own choice,
+a new stager for each save."""
+
 
 class AsyncSave:
     """One save at a time: a new one waits for the one before."""
 
-    def __init__(self, out: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, by_process: bool) -> None:
+    def __init__(self, out: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, by: str) -> None:
         self._folder, self._model, self._optimizer = out / "saved", model, optimizer
-        self._by_process = by_process
+        self._kind = AsyncCheckpointerType.PROCESS if by == "process" else AsyncCheckpointerType.THREAD
         self._group = dist.new_group(backend="gloo")
-        self._stager = DefaultStager(StagingOptions(False, True, True, False)) if by_process else None
+        options = STAGING[by]
+        self._stager = None if options is None else DefaultStager(options)
         self._upload: Future[Any] | None = None
         self._staging: Future[Any] | None = None
         self._durable: dict[int, float] = {}
 
     def save(self, step: int) -> None:
-        self.wait()
+        self._wait()
         weights, moments = get_state_dict(self._model, self._optimizer)
-        kind = AsyncCheckpointerType.PROCESS if self._by_process else AsyncCheckpointerType.THREAD
         begun = dcp.async_save(
             {"model": weights, "optimizer": moments},
             checkpoint_id=self._folder / f"step-{step}",
             process_group=self._group,
-            async_checkpointer_type=kind,
+            async_checkpointer_type=self._kind,
             async_stager=self._stager,
         )
         self._staging = None if isinstance(begun, Future) else begun.staging_completion
@@ -54,7 +63,7 @@ class AsyncSave:
         if upload.exception() is None:
             self._durable[step] = time.time()
 
-    def wait(self) -> None:
+    def _wait(self) -> None:
         """Until the save under way is over."""
         if self._upload is not None:
             self._upload.result()
@@ -65,7 +74,7 @@ class AsyncSave:
             self._staging = None
 
     def finish(self) -> Mapping[int, float]:
-        self.wait()
+        self._wait()
         if self._stager is not None:
             self._stager.close()
         return self._durable
@@ -82,4 +91,4 @@ if __name__ == "__main__":
     gpt = loop.build_model(asked)
     adamw = loop.build_optimizer(gpt)
     ddp = loop.wrapped(gpt)
-    loop.train(asked, ddp, adamw, AsyncSave(Path(asked["out"]), ddp, adamw, asked["by"] == "process"))
+    loop.train(asked, ddp, adamw, AsyncSave(Path(asked["out"]), ddp, adamw, asked["by"]))

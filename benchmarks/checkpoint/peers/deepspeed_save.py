@@ -40,9 +40,6 @@ class OwnSave:
     def hold_still(self) -> None:
         """A writer of its own waits inside the engine."""
 
-    def wait(self) -> None:
-        """Nothing goes on after `save`."""
-
     def finish(self) -> Mapping[int, float]:
         return {}
 

@@ -35,9 +35,6 @@ class Saver(Protocol):
     def hold_still(self) -> None:
         """Wait for what must be copied before weights change."""
 
-    def wait(self) -> None:
-        """Wait for the save under way: the first one makes a process or memory, which later ones use again."""
-
     def finish(self) -> Mapping[int, float]:
         """Wait for all saves; unix seconds at which each step's was durable."""
 
@@ -111,8 +108,6 @@ def run(asked: Mapping[str, Any], one_step: Any, module: torch.nn.Module, saver:
             if asked["verify"]:
                 digests[step] = digest(dict(module.named_parameters()))
             saver.save(step)
-            if step == 2 * asked["block"]:
-                saver.wait()
     durable = saver.finish()
     dist.barrier()
     if dist.get_rank() == 0:
@@ -134,8 +129,9 @@ def write_answer(
     digests: Mapping[int, str],
     loaded: Mapping[int, str],
     packages: tuple[str, ...],
+    more: Mapping[str, Any] | None = None,
 ) -> None:
-    """What the harness reads. digests: of the weights at each save; loaded: of what was read back."""
+    """What the harness reads. digests: of the weights at each save; loaded: of what was read back; more: anything."""
     answer = {
         "ends": list(ends.items()),
         "saves": [[save.step, save.asked, save.durable] for save in saves],
@@ -143,6 +139,7 @@ def write_answer(
         "loaded": list(loaded.items()),
         "bytes": newest_bytes(Path(asked["out"])),
         "versions": {name: version(name) for name in (*packages, *asked.get("packages", ()))},
+        **(more or {}),
     }
     (Path(asked["out"]) / "answer.json").write_text(json.dumps(answer))
 

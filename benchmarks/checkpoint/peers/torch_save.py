@@ -37,9 +37,6 @@ class TorchSave:
     def hold_still(self) -> None:
         """Nothing is under way."""
 
-    def wait(self) -> None:
-        """Nothing goes on after `save`."""
-
     def finish(self) -> Mapping[int, float]:
         return self._durable
 

@@ -1,4 +1,8 @@
-"""Lightning under torchrun: `ModelCheckpoint(save_last=True)` every so many steps, `fit(ckpt_path="last")`."""
+"""Lightning under torchrun: `ModelCheckpoint(save_last="link")` every so many steps, `fit(ckpt_path="last")`.
+
+A link, since `True` writes each checkpoint twice. All checkpoints stay and the link has one name: a kill between the
+removal of an old checkpoint and the new link would leave a link to nothing, which Lightning cannot start from.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +70,11 @@ def main() -> None:
     """Train until somebody ends it."""
     rows = Rows()
     saving = ModelCheckpoint(
-        dirpath=Path(asked["out"]) / "checkpoints", save_last=True, every_n_train_steps=asked["save_every"]
+        dirpath=Path(asked["out"]) / "checkpoints",
+        save_last="link",
+        save_top_k=-1,
+        enable_version_counter=False,
+        every_n_train_steps=asked["save_every"],
     )
     trainer = lightning.Trainer(
         accelerator="cpu",

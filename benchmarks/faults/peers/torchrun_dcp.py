@@ -1,6 +1,7 @@
 """DDP under torchrun with torch.distributed.checkpoint: `async_save` every so many steps, resume from the newest good.
 
-As a careful user writes it: saves on a process group of their own, one at a time, three kept; a checkpoint counts once
+As a careful user writes it: saves on a process group of their own, one at a time, three kept, staged in the background
+into memory that is used again; a checkpoint counts once
 its metadata is there; one that cannot be loaded is passed over; collectives have a time-out, so that a peer that
 stands still ends the attempt.
 """
@@ -26,6 +27,7 @@ import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
 import torch.distributed.checkpoint as dcp  # noqa: E402
 from torch.distributed.checkpoint.api import CheckpointException  # noqa: E402
+from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions  # noqa: E402
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict  # noqa: E402
 from torch.nn.parallel import DistributedDataParallel  # noqa: E402
 
@@ -33,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 KEPT = 3
 CHECKPOINTS = Path(asked["out"]) / "checkpoints"
+TIMEOUT = timedelta(seconds=asked["timeout_seconds"])
 
 
 class Checkpoints:
@@ -40,7 +43,10 @@ class Checkpoints:
 
     def __init__(self, model: Any, optimizer: torch.optim.Optimizer) -> None:
         self._model, self._optimizer = model, optimizer
-        self._group = dist.new_group(backend="gloo")
+        self._group = dist.new_group(backend="gloo", timeout=TIMEOUT)
+        # Neither pinned nor shared memory, in the background, no copies that do not block.
+        self._stager = DefaultStager(StagingOptions(False, False, True, False))
+        self._staging: Future[Any] | None = None
         self._upload: Future[Any] | None = None
 
     def save(self, step: int) -> None:
@@ -50,9 +56,19 @@ class Checkpoints:
             if rank == 0:
                 for old in complete()[:-KEPT]:
                     shutil.rmtree(folder(old))
-        self._upload = dcp.async_save(
-            {**self._state(), "step": torch.tensor(step)}, checkpoint_id=folder(step), process_group=self._group
+        begun = dcp.async_save(
+            {**self._state(), "step": torch.tensor(step)},
+            checkpoint_id=folder(step),
+            process_group=self._group,
+            async_stager=self._stager,
         )
+        self._staging, self._upload = begun.staging_completion, begun.upload_completion
+
+    def hold_still(self) -> None:
+        """Wait until what is saved was copied, before it changes."""
+        if self._staging is not None:
+            self._staging.result()
+            self._staging = None
 
     def load(self) -> int:
         """The step that training goes on after; 0 where there is no checkpoint that can be loaded."""
@@ -90,7 +106,7 @@ def complete() -> list[int]:
 
 def main() -> None:
     """Train until somebody ends it."""
-    dist.init_process_group("gloo", timeout=timedelta(seconds=asked["timeout_seconds"]))
+    dist.init_process_group("gloo", timeout=TIMEOUT)
     world, tokens, log = dist.get_world_size(), training.Tokens(asked), training.StepLog(asked, rank)
     gpt = training.build_model(asked)
     model, optimizer = DistributedDataParallel(gpt), training.build_optimizer(asked, gpt)
@@ -100,6 +116,7 @@ def main() -> None:
         step += 1
         training.loss_of(model, tokens.own_rows(asked, step, rank, world)).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        checkpoints.hold_still()
         optimizer.step()
         optimizer.zero_grad()
         log.write(step)
