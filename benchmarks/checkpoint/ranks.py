@@ -41,7 +41,7 @@ def run_ranks(command: Sequence[str], world: int, out: Path, deadline_seconds: f
     statuses = [rank.wait() for rank in ranks]
     if any(statuses) or not (out / "answer.json").is_file():
         said = log.read_text(errors="replace")[-3000:]
-        raise RuntimeError(f"{Path(command[1]).name}: exit statuses {statuses}: {said}")
+        raise RuntimeError(f"{Path(command[1]).name}: exit statuses {statuses}:\n{said}")
     return {**json.loads((out / "answer.json").read_text()), "process_seconds": time.monotonic() - began}
 
 

@@ -163,12 +163,11 @@ def what_limits(results: Mapping[str, Any]) -> list[str]:
         "",
         f"The machine's limits in the same run, for {limits['state_bytes'] / 1e6:.0f} MB on one core with nothing "
         f"beside it: a copy in memory {_milli(copy)} ms, hashed ({limits['hash']}) {_milli(hashed)} ms, written and "
-        f"synced {_milli(write)} ms. Headrace copies, hashes and writes beside steps that take all cores, which is why "
-        "its phases take longer than the limits, and each rank has its share of the bytes. Milliseconds on rank 0, "
-        "from the end of the step on:",
+        f"synced {_milli(write)} ms. Headrace's phases of a save go on beside steps that take all cores; each rank has "
+        "its share of the bytes. Milliseconds on rank 0, one phase after the other from the end of the step on:",
         "",
     ]
-    columns = ("ranks", "copied", "over a copy", "hashed, written and synced", "over hash and write", "counts")
+    columns = ("ranks", "copied", "over a copy", "hashed, written and synced", "over hash and write", "until it counts")
     rows = [_phases_row(ranks, world, limits) for ranks, world in results["worlds"].items() if _phases(world)]
     return [*lines, table((*columns, "the loop stood still", "a save costs"), rows)] if rows else lines[:3]
 

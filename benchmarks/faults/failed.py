@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ Failed = dict[str, list[str]]
 # AssertionError: what the tests' helpers raise at a deadline.
 _FAILURES = (RuntimeError, OSError, ValueError, AssertionError, subprocess.SubprocessError)
 REASON_LENGTH = 300
+_FOLDERS = re.compile(r"(?<![\w.])/(?:[^\s/]+/)+")
 
 
 @contextmanager
@@ -28,10 +30,11 @@ def recorded(failed: Failed, arm: str) -> Iterator[None]:
 
 
 def reason_of(error: BaseException) -> str:
-    """The first line of an error and the last, which of a program's output tells most, in one line without markup."""
+    """The first line of an error and the last, which of a program's output tells most, in one line without markup and
+    without this machine's folders."""
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()] or [type(error).__name__]
     text = lines[0] if len(lines) == 1 else f"{lines[0][: REASON_LENGTH // 2]} ... {lines[-1]}"
-    return text[:REASON_LENGTH].replace("|", "/").replace("`", "'")
+    return _FOLDERS.sub("", text)[:REASON_LENGTH].replace("|", "/").replace("`", "'")
 
 
 def all_failed(results: Mapping[str, Any]) -> list[str]:

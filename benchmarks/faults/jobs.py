@@ -101,9 +101,9 @@ class Job:
             if value := condition():
                 return value
             if self._process.poll() is not None:
-                raise JobFailedError(f"ended with status {self._process.returncode} before {what}: {self._said()}")
+                raise JobFailedError(f"ended with status {self._process.returncode} before {what}:\n{self._said()}")
             time.sleep(poll_seconds)
-        raise JobFailedError(f"not within {seconds:.0f} s: {what}: {self._said()}")
+        raise JobFailedError(f"not within {seconds:.0f} s: {what}:\n{self._said()}")
 
     def wait_for_step(self, step: int, seconds: float, poll_seconds: float = POLL_SECONDS) -> None:
         """Until that step is completed."""

@@ -35,6 +35,8 @@ POLL_SECONDS = 0.5
 STOP_SECONDS = 120.0
 WITHOUT, WITH = "none", "each step, copied"
 INTERVALS = {WITHOUT: 0, WITH: 1}
+CLUSTER = "two nodes"
+"""What fails where Ray does not start."""
 MEMORY = "headrace-snapshot"
 
 
@@ -45,7 +47,7 @@ def measure_snapshots(plan: Plan, keep: Keep) -> dict[str, Any]:
     results = {"runs": runs, "steps": plan.snapshot_steps, "failed": failed}
     names = list(INTERVALS)
     shutil.rmtree(plan.work / "snapshots", ignore_errors=True)  # runs go on from what an earlier one left
-    with recorded(failed, "two nodes"), ray_cluster(nodes=2) as cluster:
+    with recorded(failed, CLUSTER), ray_cluster(nodes=2) as cluster:
         for turn, number in enumerate(turns(len(names), plan.repetitions)):
             arm = names[number]
             with recorded(failed, arm):

@@ -9,7 +9,7 @@ from benchmarks.data.stats import Estimate, estimate, ratio
 from benchmarks.data.targets import Promise, Target, Unmeasured
 from benchmarks.faults.arms import HEADRACE, TORCHRUN
 from benchmarks.faults.goodput import bound
-from benchmarks.faults.snapshots import WITH, WITHOUT
+from benchmarks.faults.snapshots import CLUSTER, WITH, WITHOUT
 from benchmarks.faults.trace import restarts_of, stops_of
 
 TORCHRUN_TIMES, MOST_SECONDS = 8.0, 1.0
@@ -78,7 +78,7 @@ def missing(results: Mapping[str, Any], part: str, kind: str, names: Sequence[st
     for name in names:
         if not results[part][kind].get(name):
             failed = results[part].get("failed", {})
-            reasons = failed.get(name) or next(iter(failed.values()), None) or ["it was not run"]
+            reasons = failed.get(name) or failed.get(CLUSTER) or ["it was not run"]
             return f"{name}: {reasons[0]}"
     return None
 

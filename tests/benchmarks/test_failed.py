@@ -34,8 +34,8 @@ def test_recorded_lets_errors_of_the_program_and_its_end_pass() -> None:
 
 
 def test_reason_is_one_line_that_a_table_can_hold() -> None:
-    text = reason_of(RuntimeError("save.py: exit statuses [1]: Traceback\n  a | b\n\nValueError: `x`\n"))
-    assert text == "save.py: exit statuses [1]: Traceback ... ValueError: 'x'"
+    text = reason_of(RuntimeError("save.py: exit statuses [1]:\n  a | b\n\nOSError: `/a/b c/d/x.py` of a/b\n"))
+    assert text == "save.py: exit statuses [1]: ... OSError: 'b c/d/x.py' of a/b"
     assert reason_of(RuntimeError()) == "RuntimeError"
 
 
