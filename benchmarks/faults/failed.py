@@ -32,7 +32,7 @@ def recorded(failed: Failed, arm: str) -> Iterator[None]:
 def reason_of(error: BaseException) -> str:
     """The first line of an error and the last, which of a program's output tells most, in one line without markup and
     without this machine's folders."""
-    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()] or [type(error).__name__]
+    lines = [line.strip(" :") for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     text = lines[0] if len(lines) == 1 else f"{lines[0][: REASON_LENGTH // 2]} ... {lines[-1]}"
     return _FOLDERS.sub("", text)[:REASON_LENGTH].replace("|", "/").replace("`", "'")
 
