@@ -32,8 +32,10 @@ def _phases(results: Mapping[str, Any]) -> Iterator[str]:
     if not found:
         yield "Headrace's recovery by phase: not measured."
         return
-    yield f"Headrace's recovery by phase, by its journal; {len(found)} kills, in which a step without a fault took "
-    yield f"{estimate(column(found, 'step_seconds')).text(2)} s:"
+    yield (
+        f"Headrace's recovery by phase, by its journal (kills: {len(found)}); a step without a fault took "
+        f"{estimate(column(found, 'step_seconds')).text(2)} s:"
+    )
     yield ""
     whole = estimate(column(found, "next_step_seconds")).median
     rows = []
@@ -48,8 +50,10 @@ def _again(results: Mapping[str, Any]) -> Iterator[str]:
     if not by_arm:
         yield "Restart and steps run again: not measured."
         return
-    yield "The time to the next new step is that of a restart, which ends with the first step of any number, and that "
-    yield "of the steps that are run again:"
+    yield (
+        "The time to the next new step is that of a restart, which ends with the first step of any number, and that of "
+        "the steps that are run again:"
+    )
     yield ""
     yield table(
         ("arm", "restart, s", "run again, s", "of the time to the next new step"),
@@ -77,8 +81,8 @@ def _trace(results: Mapping[str, Any]) -> Iterator[str]:
         "before hangs were told": hang_seconds(storm),
         "the loop stood still for checkpoints": own["stall_seconds"],
     }
-    parts["the rest: steps beside restarts are slower, failures that fall into a restart"] = seconds - sum(
-        parts.values()
+    parts["the rest; below zero where steps were faster than before the trace, or failures fell into one restart"] = (
+        seconds - sum(parts.values())
     )
     yield f"Headrace's {seconds:.0f} s under the one trace, whose bound is {most:.3f}:"
     yield ""
