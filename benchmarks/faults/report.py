@@ -36,7 +36,8 @@ def _head(results: Mapping[str, Any]) -> list[str]:
         "that of every step completed before the kill, by each arm's own step log. Moments of kills are drawn from the "
         "seed, within a step, the same for all arms. Headrace keeps a snapshot in memory at each step, and all arms "
         "save to disk equally often. torchrun's script passes over a checkpoint or shard that cannot be read, and "
-        "stages its saves in memory that is used again. The peers' collectives time out after "
+        "stages its saves in memory that is used again; its ranks meet under keys of each attempt, since by default "
+        "they can read addresses of the one before, as Lightning's may. The peers' collectives time out after "
         f"{results['collective_seconds']:.0f} s (default: half an hour), and torchrun kills after two seconds what "
         f"does not end (default: 30). Seed {results['seed']}; `--seed` takes another.",
         "",

@@ -104,9 +104,18 @@ def complete() -> list[int]:
     return sorted(int(path.parent.name.removeprefix("step-")) for path in CHECKPOINTS.glob("step-*/.metadata"))
 
 
+def join() -> None:
+    """Meet the other ranks under keys of this attempt: the agent's store still has the addresses of the one before, and
+    a rank that reads them fails, over and over where ranks start apart."""
+    world, port = int(os.environ["WORLD_SIZE"]), int(os.environ["MASTER_PORT"])
+    agent = dist.TCPStore(os.environ["MASTER_ADDR"], port, world, is_master=False, timeout=TIMEOUT)
+    store = dist.PrefixStore(f"attempt-{os.environ['TORCHELASTIC_RESTART_COUNT']}", agent)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=TIMEOUT)
+
+
 def main() -> None:
     """Train until somebody ends it."""
-    dist.init_process_group("gloo", timeout=TIMEOUT)
+    join()
     world, tokens, log = dist.get_world_size(), training.Tokens(asked), training.StepLog(asked, rank)
     gpt = training.build_model(asked)
     model, optimizer = DistributedDataParallel(gpt), training.build_optimizer(asked, gpt)
