@@ -123,7 +123,9 @@ class ZeroSettings(BaseModel):
     model_config = FROZEN
 
     stage: Literal[0, 1, 2, 3] = Field(
-        2, description="0: nothing, 1: optimizer states, 2: and gradients, 3: and parameters"
+        2,
+        description="0: nothing, 1: optimizer states, 2: and gradients, 3: and parameters; one rank in fp32 has "
+        "nothing to share out and trains at 0",
     )
     offload: Literal["none"] = "none"
 

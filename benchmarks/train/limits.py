@@ -1,22 +1,65 @@
-"""What limits the rows, as read from the code of what runs; the figures are in the tables alone."""
+"""Where the time of a training step goes, from the figures of the results alone. Pure."""
 
 from __future__ import annotations
 
-LIMITS = """### What limits, read from the code and to be seen in the tables
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-- **Training against the bare loop.** The kernels are the same, so what differs is what a step costs whatever its batch
-  is (the table above). Beside fp32 parameters DeepSpeed keeps, from stage 1 on, masters of their own: gradients are
-  copied into a bucket and out of it, masters back into the parameters, and the clip is a pass over the gradients by
-  itself, all of them reads and writes of memory as large as the model. The gradient's norm is taken in fp64, which
-  first writes all gradients anew at twice their size. At stage 3 there is Python for each parameter that is gathered
-  and let go.
-- **Frameworks.** All of them run the same kernels on the same batch; a framework can only be overtaken by the Python
-  that it adds to a step, which is little beside a step of a second.
-- **nanoGPT.** Eager, it holds all logits and passes over them several times. Headrace's loss makes them in chunks that
-  stay in the cache, and takes their gradient where they are.
-- **Starts.** A run of `headrace train` starts Ray, Ray Train's controller, a worker, and in it the process that imports
-  torch and DeepSpeed; each imports what it needs, one after the other. A driver no longer imports torch. `ray.train`
-  imports pandas, which nothing here asks for. A Ray that runs saves the first of these steps alone.
-- **Bytes.** Where each rank's share of gradients, masters and moments is small, the buckets are the rest: Headrace lets
-  them be as large as the model, up to 500 million elements; `train.deepspeed.zero_optimization.reduce_bucket_size`
-  makes them smaller."""
+from benchmarks.data.report import table
+from benchmarks.data.stats import estimate
+from benchmarks.train.arms import BARE, BARE_KEEPING, DDP, DDP_KEEPING, STAGES, headrace, timed_steps
+from benchmarks.train.overhead import OWN_ALONE
+
+
+def what_limits(results: Mapping[str, Any]) -> list[str]:
+    """The section; empty where the cost of a step by itself was not measured."""
+    arms = results.get("overhead", {}).get("arms", {})
+    if not arms:
+        return []
+    lines = ["### What limits", ""]
+    for part in (_allocator(arms), _shares(results, arms)):
+        lines += part
+    return lines
+
+
+def _allocator(arms: Mapping[str, Any]) -> Iterator[str]:
+    """What the allocator's settings do to the same loop."""
+    for plain, keeping in ((BARE, BARE_KEEPING), (DDP, DDP_KEEPING)):
+        if plain in arms and keeping in arms:
+            yield (
+                f"- {plain}: of {total(arms[plain]):.0f} ms that a step costs beside its batch, the allocator's "
+                f"settings save {total(arms[plain]) - total(arms[keeping]):.0f} ms: tensors of gradients, updates and "
+                "logits are not mapped and filled with zeros anew at each step."
+            )
+
+
+def _shares(results: Mapping[str, Any], arms: Mapping[str, Any]) -> Iterator[str]:
+    """The cost beside the batch against the whole step, and its phases beside those of the plain loop."""
+    rows = []
+    for ranks, base in ((1, BARE_KEEPING), (2, DDP_KEEPING)):
+        part = results.get(f"ranks-{ranks}")
+        names = {headrace(2): OWN_ALONE} if ranks == 1 else {headrace(stage): headrace(stage) for stage in STAGES}
+        for timed, by_itself in names.items():
+            if part and part["samples"].get(timed) and by_itself in arms and base in arms:
+                rows.append(_share(part, timed, arms[by_itself], arms[base]))
+    if rows:
+        yield ""
+        yield (
+            "What a step costs beside its batch (the table above) against the whole step, and the phases in which it "
+            "is more than the plain loop's with the same allocator settings:"
+        )
+        yield ""
+        columns = ("ranks", "arm", "step, ms", "beside the batch, ms", "share", "more than the plain loop, ms")
+        yield table(columns, rows)
+
+
+def _share(part: Mapping[str, Any], arm: str, own: Mapping[str, Any], plain: Mapping[str, Any]) -> tuple[str, ...]:
+    step = estimate([1000 * wall / steps for steps, wall, _ in map(timed_steps, part["samples"][arm])]).median
+    more = {phase: ms - plain["phases"][phase] for phase, ms in own["phases"].items()}
+    told = ", ".join(f"{phase} {ms:.0f}" for phase, ms in more.items() if ms >= 1)
+    return str(part["ranks"]), arm, f"{step:.0f}", f"{total(own):.0f}", f"{total(own) / step:.0%}", told
+
+
+def total(found: Mapping[str, Any]) -> float:
+    """Milliseconds of all phases."""
+    return float(sum(found["phases"].values()))

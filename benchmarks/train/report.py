@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks.data.report import table, target_table
 from benchmarks.data.stats import estimate, ratio
 from benchmarks.train.arms import BARE, DDP
-from benchmarks.train.limits import LIMITS
+from benchmarks.train.limits import what_limits
 from benchmarks.train.start import BARE as BARE_START
 from benchmarks.train.targets import over_formula, peak_flops, targets, tokens_per_second, utilisation
 
@@ -27,7 +27,9 @@ def report(results: Mapping[str, Any]) -> str:
         sections.append("\n".join(_memory(results["memory"])))
     if "overhead" in results:
         sections.append("\n".join(_overhead(results["overhead"])))
-    return "\n\n".join([*sections, LIMITS, _commands(results)])
+    if limits := what_limits(results):
+        sections.append("\n".join(limits))
+    return "\n\n".join([*sections, _commands(results)])
 
 
 def failures(results: Mapping[str, Any]) -> dict[str, str]:

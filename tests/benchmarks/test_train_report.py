@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from benchmarks.data.targets import Target
-from benchmarks.train.arms import ACCELERATE, BARE, LIGHTNING, NANO, STAGES, headrace, timed_steps
+from benchmarks.train.arms import ACCELERATE, BARE, BARE_KEEPING, LIGHTNING, NANO, STAGES, headrace, timed_steps
+from benchmarks.train.overhead import OWN_ALONE
 from benchmarks.train.report import failures, report
 from benchmarks.train.start import BARE as BARE_START
 from benchmarks.train.start import own_name
@@ -131,3 +132,14 @@ def test_report_of_overhead_sums_the_phases_and_lists_the_operations() -> None:
 
 def test_our_arms_are_those_of_all_stages() -> None:
     assert len({headrace(stage) for stage in STAGES}) == 4
+
+
+def test_report_of_limits_has_each_steps_cost_beside_the_whole_step() -> None:
+    def cost(ranks: int, forward: float, backward: float) -> dict[str, Any]:
+        return {"ranks": ranks, "phases": {"forward": forward, "backward": backward}, "operations": {}}
+
+    arms = {BARE: cost(1, 30.0, 40.0), BARE_KEEPING: cost(1, 25.0, 20.0), OWN_ALONE: cost(1, 25.2, 50.0)}
+    text = report(results(ranks_1=part(own=0.5), overhead={"arms": arms, "failed": {}}))
+    assert "of 70 ms that a step costs beside its batch, the allocator's settings save 25 ms" in text
+    assert f"| 1 | {headrace(2)} | 500 | 75 | 15% | backward 30 |" in text
+    assert "What limits" not in report(results(ranks_1=part(own=0.5)))
