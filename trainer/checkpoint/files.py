@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import xxhash
 
+from trainer.checkpoint.direct_file import DirectFile
 from trainer.errors import TrainError
 
 CHUNK_BYTES = 4 << 20
@@ -58,13 +59,12 @@ def write_durably(path: Path, chunks: Iterator[Chunk], before_rename: Callable[[
     temporary = path.with_name(f".{path.name}.tmp")
     digest = HASHES[HASH]()
     size = 0
-    with temporary.open("wb") as file:
+    with DirectFile(temporary) as file:
         for chunk in chunks:
             file.write(chunk)
             digest.update(chunk)
             size += len(chunk)
-        file.flush()
-        os.fsync(file.fileno())
+        file.sync()
     before_rename()
     temporary.replace(path)
     sync_folder(path.parent)
