@@ -60,6 +60,7 @@ def test_save_lets_training_go_on_and_keeps_the_values_of_its_step(tmp_path: Pat
     with Saving(tmp_path) as rank:
         before = {part.name: part.master.clone() for part in rank.engine.part.fragments}
         rank.save(10)
+        rank.checkpointer.hold_still()
         rank.engine.step()
         rank.checkpointer.poll()
         assert (rank.events, list_checkpoints(tmp_path)) == ([], [])
