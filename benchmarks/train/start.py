@@ -116,7 +116,8 @@ def measure_starts(plan: Plan) -> dict[str, Any]:
         warm = _measure(starts(True), work, reference, address, failed)
     samples = {name: found for name, found in {**cold, **warm}.items() if name not in failed}
     shown = {start.name: start.shown for start in (*starts(False), *starts(True)) if start.name in samples}
-    return {"work": work.facts(), "samples": samples, "failed": failed, "commands": shown}
+    told = {"versions": reference["versions"], "commands": shown}
+    return {"work": work.facts(), "samples": samples, "failed": failed, **told}
 
 
 def _measure(
