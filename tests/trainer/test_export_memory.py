@@ -15,8 +15,8 @@ from tests.trainer.origins import save_weights
 from trainer.trained import open_trained
 
 # A first model on the meta device makes torch import 70 MB. Two marks: the high-water mark of resident memory, set back
-# before the export, in which maps of files count with what the kernel reads ahead of them; and the most anonymous memory
-# of samples taken all the time, which a process cannot be without.
+# before the export, in which maps of files count with what the kernel reads ahead of them; and the most anonymous
+# memory of samples taken all the time, which a process cannot be without.
 SCRIPT = """
 import gc, json, sys, threading
 from pathlib import Path
