@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import ray
+from ray.exceptions import NodeDiedError, TaskUnschedulableError, WorkerCrashedError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.errors import ClusterError
+
+logger = logging.getLogger(__name__)
 
 DEADLINE_SECONDS = 60
 
@@ -51,7 +57,22 @@ def check_shared(folders: Sequence[Path | str]) -> None:
         try:
             on_each = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
             asked = [reader.options(scheduling_strategy=strategy).remote(str(path)) for strategy in on_each]
-            found = ray.get(asked, timeout=DEADLINE_SECONDS)
+            found = _answers(dict(zip((node["NodeID"] for node in nodes), asked, strict=True)))
         finally:
             path.unlink()
-        refuse_blind_nodes(folder, token, {node["NodeManagerAddress"]: t for node, t in zip(nodes, found, strict=True)})
+        addresses = {node["NodeID"]: node["NodeManagerAddress"] for node in nodes}
+        refuse_blind_nodes(folder, token, {addresses[node_id]: answer for node_id, answer in found.items()})
+
+
+def _answers(asked: Mapping[str, Any]) -> dict[str, str | None]:
+    """What each node read, by its id. One that Ray lost meanwhile is left out: Ray takes a killed node for alive for
+    some seconds, and no gang is started on it."""
+    deadline, found = time.monotonic() + DEADLINE_SECONDS, {}
+    for node_id, answer in asked.items():
+        try:
+            found[node_id] = ray.get(answer, timeout=max(0.0, deadline - time.monotonic()))
+        except (TaskUnschedulableError, NodeDiedError, WorkerCrashedError) as error:
+            if any(node["NodeID"] == node_id and node["Alive"] for node in ray.nodes()):
+                raise
+            logger.warning("a node of the cluster was lost while it was asked for the run's folders: %s", error)
+    return found
