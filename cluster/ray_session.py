@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, chdir, contextmanager
+from contextlib import AbstractContextManager, ExitStack, chdir, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from cluster.access import (
 )
 from cluster.errors import ClusterError
 from cluster.local_node import local_node
+from trainer.variables import variable
 
 logger = logging.getLogger(__name__)
 
@@ -124,18 +125,10 @@ def _join(address: str, options: Mapping[str, Any]) -> None:
     warn_if_open(ray.get_runtime_context().gcs_address)
 
 
-@contextmanager
-def _own_packages_first() -> Iterator[None]:
+def _own_packages_first() -> AbstractContextManager[None]:
     """Processes that are started in the block find our five packages before all others of these names."""
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_project_root()), before]))
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["PYTHONPATH"]
-        else:
-            os.environ["PYTHONPATH"] = before
+    paths = [str(_project_root()), os.environ.get("PYTHONPATH")]
+    return variable("PYTHONPATH", os.pathsep.join(filter(None, paths)))
 
 
 def cluster_total(resource: str) -> int:

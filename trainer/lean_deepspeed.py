@@ -6,10 +6,11 @@ before anything that imports DeepSpeed.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from trainer.variables import variable
 
 
 @contextmanager
@@ -25,20 +26,7 @@ def missing(name: str) -> Iterator[None]:
         del sys.modules[name]
 
 
-@contextmanager
-def uncompiled() -> Iterator[None]:
-    """In the block, `torch.compile` returns what it is given, without its compiler, which it would import."""
-    before = os.environ.get("TORCHDYNAMO_DISABLE")
-    os.environ["TORCHDYNAMO_DISABLE"] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["TORCHDYNAMO_DISABLE"]
-        else:
-            os.environ["TORCHDYNAMO_DISABLE"] = before
-
-
-with missing("mlflow"), uncompiled():
+# Without its compiler, which it would import, `torch.compile` returns what it is given.
+with missing("mlflow"), variable("TORCHDYNAMO_DISABLE", "1"):
     import deepspeed as deepspeed
     from deepspeed.runtime.zero.muon import original_muon as original_muon

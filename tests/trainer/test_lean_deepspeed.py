@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from trainer.lean_deepspeed import missing, uncompiled
+from trainer.lean_deepspeed import missing
 
 
 def test_missing_module_cannot_be_imported_in_the_block_and_can_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -20,13 +20,3 @@ def test_missing_module_that_was_imported_before_stays() -> None:
     with missing("os"):
         assert importlib.import_module("os") is os
     assert sys.modules["os"] is os
-
-
-@pytest.mark.parametrize("before", [None, "0"])
-def test_uncompiled_leaves_the_variable_as_it_was(monkeypatch: pytest.MonkeyPatch, before: str | None) -> None:
-    monkeypatch.delenv("TORCHDYNAMO_DISABLE", raising=False)
-    if before is not None:
-        monkeypatch.setenv("TORCHDYNAMO_DISABLE", before)
-    with uncompiled():
-        assert os.environ["TORCHDYNAMO_DISABLE"] == "1"
-    assert os.environ.get("TORCHDYNAMO_DISABLE") == before
