@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.data.report import put_section, table
+from benchmarks.harness.page import put_section, table
 from model.config import GPTConfig
 from model.gpt import GPT
 

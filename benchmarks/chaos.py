@@ -16,8 +16,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.data.machine import describe_machine
-from benchmarks.data.report import put_section, table
+from benchmarks.harness.machine import describe_machine
+from benchmarks.harness.page import put_section, table
 from tests.end_to_end.headrace import ROOT, command, environment
 
 PAGE = ROOT / "benchmarks/RESULTS.md"

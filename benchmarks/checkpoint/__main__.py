@@ -17,11 +17,11 @@ from benchmarks.checkpoint.limits import measure_limits
 from benchmarks.checkpoint.measure import measure_world
 from benchmarks.checkpoint.plan import ARMS, WORLDS, Plan, full, quick
 from benchmarks.checkpoint.report import section
-from benchmarks.data.arms import ROOT
-from benchmarks.data.machine import describe_machine
-from benchmarks.data.report import put_section
-from benchmarks.faults.failed import all_failed
-from benchmarks.faults.processes import take_charge
+from benchmarks.harness.environment import ROOT
+from benchmarks.harness.failed import all_failed
+from benchmarks.harness.machine import describe_machine
+from benchmarks.harness.page import put_section
+from benchmarks.harness.processes import take_charge
 
 logger = logging.getLogger("benchmarks.checkpoint")
 

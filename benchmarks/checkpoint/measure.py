@@ -18,8 +18,8 @@ from benchmarks.checkpoint.blocks import (
 )
 from benchmarks.checkpoint.plan import MAY_NOT_WORK, Plan, command
 from benchmarks.checkpoint.ranks import run_ranks
-from benchmarks.data.stats import turns
-from benchmarks.faults.failed import Failed, recorded
+from benchmarks.harness.failed import Failed, recorded
+from benchmarks.harness.stats import turns
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.checkpoint.blocks import run_steps
-from benchmarks.data.arms import ROOT
 from benchmarks.faults.dataset import DEMO, demo_dataset, demo_model
+from benchmarks.harness.environment import ROOT
 from model.config import GPTConfig
 from model.flops import parameter_count
 

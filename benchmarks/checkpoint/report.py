@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from benchmarks.checkpoint.plan import DCP, DCP_CACHED, HEADRACE, TORCH_SAVE
-from benchmarks.data.report import table, target_table
-from benchmarks.data.stats import Estimate, estimate, ratio
-from benchmarks.data.targets import Promise, Target, Unmeasured
-from benchmarks.faults.failed import told
+from benchmarks.harness.failed import told
+from benchmarks.harness.page import table, target_table
+from benchmarks.harness.stats import Estimate, estimate, ratio
+from benchmarks.harness.targets import Promise, Target, Unmeasured
 
 TORCH_TIMES, DCP_TIMES, MOST_SHARE = 15.0, 4.0, 0.005
 SAVE_EVERY_STEPS = 10

@@ -14,15 +14,16 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.data.arms import ROOT
 from benchmarks.data.arms_ray import UNIT_BYTES, measure_prepare
 from benchmarks.data.arms_reading import measure_reading
 from benchmarks.data.arms_tokenise import measure_tokenising
 from benchmarks.data.balance import measure_balance
-from benchmarks.data.machine import describe_machine
 from benchmarks.data.plan import DEFAULT_FOLDER, DEFAULT_PEERS_PYTHON, MEGA, Plan, full, quick
-from benchmarks.data.report import put_section, report
+from benchmarks.data.report import report
 from benchmarks.data.shuffle import measure_shuffle
+from benchmarks.harness.environment import ROOT
+from benchmarks.harness.machine import describe_machine
+from benchmarks.harness.page import put_section
 
 logger = logging.getLogger("benchmarks.data")
 

@@ -4,34 +4,24 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.data.stats import turns
+from benchmarks.harness.environment import ROOT, environment
+from benchmarks.harness.processes import pinned
+from benchmarks.harness.stats import turns
 
 logger = logging.getLogger(__name__)
 
-ROOT = Path(__file__).resolve().parents[2]
 PEERS = ROOT / "benchmarks/data/peers"
 OWN = ROOT / "benchmarks/data/own"
 TIMEOUT_SECONDS = 600.0
-# One thread each, no network.
-_ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1",
-    "RAYON_NUM_THREADS": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-    "HF_HUB_OFFLINE": "1",
-    "PYTHONWARNINGS": "ignore",
-}
-
 Sample = dict[str, Any]  # what an arm printed of one run
 
 
@@ -100,16 +90,17 @@ def run_script(name: str, command: Sequence[str], cores: frozenset[int]) -> Samp
     began = time.perf_counter()
     with pinned(cores):
         done = subprocess.run(
-            command, env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False
+            command,
+            env=environment(PEERS),
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_SECONDS,
+            check=False,
         )
     if done.returncode:
         raise RuntimeError(f"{name}: exit status {done.returncode}: {(done.stderr or done.stdout)[-2000:]}")
     return {**json.loads(done.stdout.splitlines()[-1]), "process_seconds": time.perf_counter() - began}
-
-
-def environment() -> dict[str, str]:
-    """The arms' environment: one thread each, no network, this tree and the shared measuring code to import."""
-    return {**os.environ, **_ENVIRONMENT, "PYTHONPATH": f"{ROOT}:{PEERS}"}
 
 
 def shown(arm: Arm) -> str:
@@ -119,14 +110,3 @@ def shown(arm: Arm) -> str:
     options = {key: Path(value).name if "/" in str(value) else value for key, value in arm.options.items()}
     script = f"benchmarks/data/{arm.script.parent.name}/{arm.script.name}"
     return f"taskset -c {cores} {python} {script} '{json.dumps(options)}'"
-
-
-@contextmanager
-def pinned(cores: frozenset[int]) -> Iterator[None]:
-    """This process, and all that it starts meanwhile, on the given cores."""
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, cores)
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)

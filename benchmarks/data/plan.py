@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.data.arms import PEERS, ROOT, run_script
+from benchmarks.data.arms import PEERS, run_script
 from benchmarks.data.corpus import Corpus, make_corpus
 from benchmarks.data.fetch import fetch_prose, fetch_vocabulary
+from benchmarks.harness.environment import ROOT
 from data_shards.tokenizer import read_tokenizer
 
 EOT_ID = 50_256  # of GPT-2's vocabulary

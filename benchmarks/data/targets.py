@@ -3,60 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.data.arms_reading import HEADRACE, LITDATA, MEGATRON, MEMMAP, STREAMING, WEBDATASET
 from benchmarks.data.arms_tokenise import BARE, DATATROVE, TIKTOKEN
-from benchmarks.data.stats import Estimate, estimate, ratio
+from benchmarks.harness.stats import Estimate, estimate, ratio
+from benchmarks.harness.targets import Target
 
 OVER_PEERS_TOKENISING = {DATATROVE: 40.0, TIKTOKEN: 5.0, BARE: 0.6}
 OVER_PEERS_READING = {WEBDATASET: 50.0, STREAMING: 30.0, LITDATA: 8.0, MEGATRON: 1.3, MEMMAP: 0.7}
 TWO_WORKERS, START_SECONDS, MAX_OVER_MEAN = 1.9, 4.0, 1.001
-
-
-@dataclass(frozen=True)
-class Target:
-    """One promise; `at_least` says on which side of `wanted` it is kept."""
-
-    what: str
-    wanted: float
-    at_least: bool
-    found: Estimate
-
-    @property
-    def is_met(self) -> bool:
-        """By the median."""
-        return self._keeps(self.found.median)
-
-    @property
-    def verdict(self) -> str:
-        """Whether it was reached: with the whole interval, by the median alone, or not."""
-        worse = self.found.low if self.at_least else self.found.high
-        if self._keeps(worse) and self.is_met:
-            return "met"
-        return "met by the median only" if self.is_met else "**not met**"
-
-    def _keeps(self, value: float) -> bool:
-        return value >= self.wanted if self.at_least else value <= self.wanted
-
-
-@dataclass(frozen=True)
-class Unmeasured:
-    """A promise of which nothing is known, because what it needs failed or was not run."""
-
-    what: str
-    wanted: float
-    at_least: bool
-    reason: str
-
-    @property
-    def verdict(self) -> str:
-        """Why nothing is known."""
-        return f"**not measured: {self.reason}**"
-
-
-Promise = Target | Unmeasured
 
 
 def targets(results: Mapping[str, Any]) -> list[Target]:

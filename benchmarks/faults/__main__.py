@@ -9,23 +9,22 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.data.arms import ROOT
-from benchmarks.data.machine import describe_machine
-from benchmarks.data.report import put_section
 from benchmarks.faults.arms import ARMS, HEADRACE
-from benchmarks.faults.failed import all_failed
 from benchmarks.faults.kills import Keep, measure_lost, measure_recovery
 from benchmarks.faults.plan import Plan, full, quick
-from benchmarks.faults.processes import take_charge
 from benchmarks.faults.report import section
 from benchmarks.faults.snapshots import measure_snapshots
 from benchmarks.faults.storm import measure_storm
+from benchmarks.harness.environment import ROOT
+from benchmarks.harness.failed import all_failed
+from benchmarks.harness.machine import describe_machine, peers_versions
+from benchmarks.harness.page import put_section
+from benchmarks.harness.processes import take_charge
 
 logger = logging.getLogger("benchmarks.faults")
 
@@ -52,7 +51,7 @@ def main() -> int:
     page, stored = (plan.work / "quick.md", plan.work / "quick.json") if is_rough else (RESULTS_PAGE, RESULTS_JSON)
     stored.parent.mkdir(exist_ok=True)
     results: dict[str, Any] = json.loads(stored.read_text()) if stored.is_file() else {}
-    versions = {} if options.arm == [HEADRACE] else peers_versions(plan.peers_python)
+    versions = {} if options.arm == [HEADRACE] else peers_versions(plan.peers_python, PEER_PACKAGES)
     results |= {"seed": plan.seed, "collective_seconds": plan.collective_seconds}
     results |= {"machine": describe_machine({"versions": versions})}
     parts = [RECOVERY] if options.arm else options.only or [RECOVERY, *PARTS]
@@ -76,13 +75,6 @@ def measure_part(plan: Plan, part: str, arms: Sequence[str], results: dict[str, 
         stored.write_text(json.dumps(results, indent=1) + "\n")
 
     keep(measure_recovery(plan, arms, keep) if part == RECOVERY else PARTS[part](plan, keep))
-
-
-def peers_versions(python: str) -> dict[str, str]:
-    """What stands in the peers' environment."""
-    code = f"import json, importlib.metadata as m; print(json.dumps({{n: m.version(n) for n in {PEER_PACKAGES!r}}}))"
-    done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
-    return dict(json.loads(done.stdout))
 
 
 def _options() -> argparse.Namespace:

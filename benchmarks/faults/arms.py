@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.data.arms import ROOT
 from benchmarks.faults.dataset import DEMO, demo_model, demo_settings
 from benchmarks.faults.jobs import HeadraceJob, Job, Place, running
+from benchmarks.harness.environment import ROOT
 
 HEADRACE, TORCHRUN = "headrace", "torchrun with DCP"
 RAY_DEEPSPEED, LIGHTNING = "Ray Train with DeepSpeed", "Lightning with torchrun"

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from benchmarks.data.arms import ROOT
+from benchmarks.harness.environment import ROOT
 from model.settings import ModelSettings, resolve
 
 DEMO = ROOT / "recipes/demo.yaml"

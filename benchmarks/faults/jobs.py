@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.data.arms import ROOT, environment
-from benchmarks.faults.processes import CPU_ONLY, POLL_SECONDS, below, end_all_below
 from benchmarks.faults.steps import Step, newest, step_seconds
+from benchmarks.harness.environment import ROOT, environment
+from benchmarks.harness.processes import POLL_SECONDS, below, end_all_below
 from cluster.chaos.process_table import processes_of, read_titles
 
 STOP_SECONDS = 15.0
@@ -166,14 +166,9 @@ class HeadraceJob(Job):
 @contextmanager
 def running(command: Sequence[str], place: Place, kind: type[Job]) -> Iterator[Job]:
     """The job while the block runs; afterwards none of its processes is left."""
-    own = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": "lo", **CPU_ONLY}
-    inherited = {
-        name: value for name, value in environment().items() if not name.startswith(("RAY_", "RANK", "WORLD_SIZE"))
-    }
+    own = {**environment(), "GLOO_SOCKET_IFNAME": "lo"}
     with (place.out / "log").open("wb") as log:
-        process = subprocess.Popen(
-            command, cwd=ROOT, env={**inherited, **own}, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-        )
+        process = subprocess.Popen(command, cwd=ROOT, env=own, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     try:
         yield kind(place, process)
     finally:

@@ -9,12 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from benchmarks.data.stats import turns
 from benchmarks.faults.arms import HEADRACE, TORCHRUN
-from benchmarks.faults.failed import Failed, recorded
 from benchmarks.faults.jobs import HeadraceJob, Job, kill_within_a_step
 from benchmarks.faults.plan import Plan
 from benchmarks.faults.steps import recovery
+from benchmarks.harness.failed import Failed, recorded
+from benchmarks.harness.stats import turns
 
 logger = logging.getLogger(__name__)
 

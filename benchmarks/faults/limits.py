@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from benchmarks.data.report import table
-from benchmarks.data.stats import estimate
 from benchmarks.faults.arms import HEADRACE
 from benchmarks.faults.targets import Kills, bound_of, column, hang_seconds, kills_of, lost_per_kill
 from benchmarks.faults.trace import restarts_of
+from benchmarks.harness.page import table
+from benchmarks.harness.stats import estimate
 
 PHASES = {
     "forked": "until new ranks are forked",

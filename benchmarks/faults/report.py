@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from benchmarks.data.report import table, target_table
-from benchmarks.data.stats import estimate
-from benchmarks.faults.failed import told
 from benchmarks.faults.limits import what_limits
 from benchmarks.faults.snapshots import WITH
 from benchmarks.faults.targets import Kills, bound_of, column, snapshot_cost, targets
+from benchmarks.harness.failed import told
+from benchmarks.harness.page import table, target_table
+from benchmarks.harness.stats import estimate
 
 
 def section(results: Mapping[str, Any]) -> str:

@@ -15,14 +15,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.data.stats import turns
 from benchmarks.faults.arms import MICRO_BATCH
 from benchmarks.faults.dataset import DEMO, demo_dataset
-from benchmarks.faults.failed import Failed, recorded
 from benchmarks.faults.jobs import HeadraceJob, Place
 from benchmarks.faults.kills import Keep
 from benchmarks.faults.plan import Plan
 from benchmarks.faults.steps import Step, newest
+from benchmarks.harness.failed import Failed, recorded
+from benchmarks.harness.stats import turns
 from tests.end_to_end.headrace import started
 from tests.end_to_end.test_prepare import ray_cluster
 from trainer.checkpoint.memory_layout import NUMBERS_BYTES, Numbers, read_numbers

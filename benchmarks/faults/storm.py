@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.faults.arms import HEADRACE, TORCHRUN
-from benchmarks.faults.failed import Failed, reason_of, recorded
 from benchmarks.faults.goodput import goodput
 from benchmarks.faults.jobs import Job, JobFailedError
 from benchmarks.faults.kills import Keep
 from benchmarks.faults.plan import Plan
 from benchmarks.faults.steps import newest, step_seconds
 from benchmarks.faults.trace import CUT_CHECKPOINT, CUT_SHARD, HANG, Failure, failure_trace
+from benchmarks.harness.failed import Failed, reason_of, recorded
 
 logger = logging.getLogger(__name__)
 

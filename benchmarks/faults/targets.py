@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from benchmarks.data.stats import Estimate, estimate, ratio
-from benchmarks.data.targets import Promise, Target, Unmeasured
 from benchmarks.faults.arms import HEADRACE, TORCHRUN
 from benchmarks.faults.goodput import bound
 from benchmarks.faults.snapshots import CLUSTER, WITH, WITHOUT
 from benchmarks.faults.trace import restarts_of, stops_of
+from benchmarks.harness.stats import Estimate, estimate, ratio
+from benchmarks.harness.targets import Promise, Target, Unmeasured
 
 TORCHRUN_TIMES, MOST_SECONDS = 8.0, 1.0
 MOST_LOST_STEPS, MOST_SNAPSHOT_SHARE = 1.0, 0.05

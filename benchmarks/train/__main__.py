@@ -15,10 +15,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.data.arms import ROOT
-from benchmarks.data.machine import describe_machine
-from benchmarks.data.report import put_section
-from benchmarks.faults.processes import take_charge
+from benchmarks.harness.environment import ROOT
+from benchmarks.harness.machine import describe_machine, peers_versions
+from benchmarks.harness.page import put_section
+from benchmarks.harness.processes import take_charge
 from benchmarks.train.memory import measure_memory
 from benchmarks.train.overhead import measure_overhead
 from benchmarks.train.plan import DEFAULT_FOLDER, DEFAULT_PEERS_PYTHON, Plan, full, quick
@@ -30,6 +30,7 @@ logger = logging.getLogger("benchmarks.train")
 
 RESULTS_PAGE, RESULTS_JSON = ROOT / "benchmarks/RESULTS.md", ROOT / "benchmarks/results/train.json"
 OWN_PACKAGES = ("torch", "deepspeed", "ray", "mlflow", "numpy")
+PEER_PACKAGES = ("torch", "deepspeed", "ray", "lightning", "accelerate", "transformers")
 
 PARTS: dict[str, Callable[[Plan, list[str]], Any]] = {
     "ranks-1": lambda plan, arms: measure_training(plan, 1, arms),
@@ -55,10 +56,11 @@ def main() -> int:
         (options.work / "draft.md", options.work / "draft.json") if is_draft else (RESULTS_PAGE, RESULTS_JSON)
     )
     results = json.loads(stored.read_text()) if stored.is_file() else {}
+    versions = {"versions": peers_versions(plan.peers_python, PEER_PACKAGES)}
     for part in options.only or PARTS:
         logger.info("measuring: %s", part)
         results[part] = PARTS[part](plan, options.arms)
-        results |= {"repetitions": plan.repetitions, "machine": describe_machine(results, OWN_PACKAGES)}
+        results |= {"repetitions": plan.repetitions, "machine": describe_machine(versions, OWN_PACKAGES)}
         stored.write_text(json.dumps(results, indent=1) + "\n")
         page.write_text(put_section(page.read_text() if page.is_file() else "", report(results), "train"))
     sys.stdout.write(report(results) + "\n")

@@ -15,11 +15,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from benchmarks.data.arms import ROOT
-from benchmarks.faults.processes import end_all_below
-from benchmarks.train.launch import group, pin_titled, rank_environments
+from benchmarks.harness.environment import ROOT, environment
+from benchmarks.harness.launch import group, pin_titled, rank_environments
+from benchmarks.harness.processes import end_all_below
 from benchmarks.train.stamps import SETTINGS
-from benchmarks.train.work import Work, environment, run_document
+from benchmarks.train.work import Work, run_document
 from trainer.allocator import keeping_memory
 
 logger = logging.getLogger(__name__)
@@ -109,13 +109,13 @@ def run_arm(arm: Arm, work: Work) -> Sample:
     with group(arm.name, folder / "log") as processes:
         if arm.kind == "headrace":
             cores = plan.cores[: arm.ranks]
-            processes.start(command(arm, work, folder, asked), frozenset(cores), environment())
+            processes.start(command(arm, work, folder, asked), frozenset(cores), environment(PEERS))
             if arm.ranks > 1:
                 titles = [f"headrace: rank {rank}/{arm.ranks} of bench-train" for rank in range(arm.ranks)]
                 pin_titled(titles, cores, START_SECONDS, processes.has_ended)
         else:
             for core, variables in zip(plan.cores, rank_environments(arm.ranks), strict=False):
-                own = {**environment(), **variables, "TORCHINDUCTOR_CACHE_DIR": str(plan.folder / "inductor")}
+                own = {**environment(PEERS), **variables, "TORCHINDUCTOR_CACHE_DIR": str(plan.folder / "inductor")}
                 own |= keeping_memory({}) if arm.keeps_memory else {}
                 processes.start(command(arm, work, folder, asked), frozenset({core}), own)
         processes.wait(ARM_SECONDS)
@@ -158,12 +158,10 @@ def read_sample(folder: Path, began: float) -> Sample:
         raise RuntimeError(f"no rank has left stamps: {(folder / 'log').read_text(errors='replace')[-2000:]}")
     losses = [sum(step) / len(ranks) for step in zip(*(rank["losses"] for rank in ranks), strict=True)]
     first = ranks[0]
-    versions = folder / "versions.json"
     return {
         "losses": losses,
         "seconds": [stamp - began for stamp in first["seconds"]],
         "cpu": {mark: {**cpu, "rank": [r["cpu"][mark]["rank"] for r in ranks]} for mark, cpu in first["cpu"].items()},
-        "versions": json.loads(versions.read_text()) if versions.is_file() else {},
     }
 
 

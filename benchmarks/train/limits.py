@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from benchmarks.data.report import table
-from benchmarks.data.stats import estimate
+from benchmarks.harness.page import table
+from benchmarks.harness.stats import estimate
 from benchmarks.train.arms import BARE, BARE_KEEPING, DDP, DDP_KEEPING, STAGES, headrace, timed_steps
 from benchmarks.train.overhead import OWN_ALONE
 

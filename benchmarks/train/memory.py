@@ -10,10 +10,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.data.arms import ROOT
-from benchmarks.train.launch import group, rank_environments
+from benchmarks.harness.environment import ROOT, environment
+from benchmarks.harness.launch import group, rank_environments
 from benchmarks.train.plan import Plan
-from benchmarks.train.work import environment
 from model.config import GPTConfig
 from trainer.batch import plan_batch
 from trainer.plan_sizes import model_sizes

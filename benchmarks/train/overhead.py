@@ -9,11 +9,10 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.data.arms import ROOT
+from benchmarks.harness.environment import ROOT, environment
+from benchmarks.harness.launch import group, rank_environments
 from benchmarks.train.arms import BARE, BARE_KEEPING, DDP, DDP_KEEPING, STAGES, headrace
-from benchmarks.train.launch import group, rank_environments
 from benchmarks.train.plan import Plan
-from benchmarks.train.work import environment
 from model.settings import ModelSettings, resolve
 from trainer.allocator import keeping_memory
 

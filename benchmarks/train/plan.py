@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.data.arms import ROOT
+from benchmarks.harness.environment import ROOT
 
 DEFAULT_FOLDER = ROOT / "build/bench-train"
 DEFAULT_PEERS_PYTHON = ROOT / ".venv-train-peers/bin/python"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from benchmarks.data.report import table, target_table
-from benchmarks.data.stats import estimate, ratio
+from benchmarks.harness.page import table, target_table
+from benchmarks.harness.stats import estimate, ratio
 from benchmarks.train.arms import BARE, DDP
 from benchmarks.train.limits import what_limits
 from benchmarks.train.start import BARE as BARE_START
@@ -15,9 +15,7 @@ from benchmarks.train.targets import over_formula, peak_flops, targets, tokens_p
 
 def report(results: Mapping[str, Any]) -> str:
     """The whole section, without its markers."""
-    sections = [_head(results)]
-    if promised := targets(results):
-        sections.append("### Targets\n\n" + target_table(promised))
+    sections = [_head(results), "### Targets\n\n" + target_table(targets(results))]
     for ranks, base in ((1, BARE), (2, DDP)):
         if f"ranks-{ranks}" in results:
             sections.append("\n".join(_training(results[f"ranks-{ranks}"], base)))

@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.data.arms_ray import running_ray
-from benchmarks.data.stats import turns
-from benchmarks.faults.processes import end_all_below
+from benchmarks.harness.environment import environment
+from benchmarks.harness.launch import group
+from benchmarks.harness.processes import end_all_below
+from benchmarks.harness.stats import turns
 from benchmarks.train.arms import ARM_SECONDS, PEERS, Sample, read_sample
-from benchmarks.train.launch import group
 from benchmarks.train.plan import Plan
 from benchmarks.train.stamps import SETTINGS
 from benchmarks.train.training import checked
-from benchmarks.train.work import Work, environment, make_work, run_document
+from benchmarks.train.work import Work, make_work, run_document
 
 logger = logging.getLogger(__name__)
 
@@ -116,8 +117,7 @@ def measure_starts(plan: Plan) -> dict[str, Any]:
         warm = _measure(starts(True), work, reference, address, failed)
     samples = {name: found for name, found in {**cold, **warm}.items() if name not in failed}
     shown = {start.name: start.shown for start in (*starts(False), *starts(True)) if start.name in samples}
-    told = {"versions": reference["versions"], "commands": shown}
-    return {"work": work.facts(), "samples": samples, "failed": failed, **told}
+    return {"work": work.facts(), "samples": samples, "failed": failed, "commands": shown}
 
 
 def _measure(
@@ -150,7 +150,7 @@ def _run(start: Start, work: Work, address: str | None) -> Sample:
     auth = {"RAY_AUTH_MODE": "disabled"} if start.is_warm else {}
     began = time.perf_counter()
     with group(start.name, folder / "log") as processes:
-        processes.start(command, frozenset(work.plan.cores), {**environment(), **auth})
+        processes.start(command, frozenset(work.plan.cores), {**environment(PEERS), **auth})
         processes.wait(ARM_SECONDS)
     if not start.is_warm:
         end_all_below(os.getpid())  # such as Ray's daemons, on their way out

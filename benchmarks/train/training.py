@@ -9,11 +9,12 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.data.arms import ROOT, pinned
-from benchmarks.data.stats import turns
+from benchmarks.harness.environment import ROOT, environment
+from benchmarks.harness.processes import pinned
+from benchmarks.harness.stats import turns
 from benchmarks.train.arms import BARE, Arm, Sample, arms, distance, run_arm, shown
 from benchmarks.train.plan import Plan
-from benchmarks.train.work import Work, environment, make_work
+from benchmarks.train.work import Work, make_work
 from trainer.allocator import keeping_memory
 
 logger = logging.getLogger(__name__)

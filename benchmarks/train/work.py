@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.data.arms import ROOT
+from benchmarks.harness.environment import ROOT, environment
 from benchmarks.train.plan import SEED, Plan
 from data_shards.dataset import Dataset
 from data_shards.loader import LoaderState, TrainLoader
@@ -22,7 +21,6 @@ from model.config import GPTConfig
 from model.encoder_decoder import build_model
 from model.flops import model_flops_per_token, parameter_count
 from model.settings import resolve
-from trainer import allocator
 from trainer.batch import plan_batch
 from trainer.config import RunConfig, load_run_file
 from trainer.length import make_order
@@ -168,22 +166,3 @@ def _prepare(file: Path) -> None:
     )
     if done.returncode:
         raise RuntimeError(f"headrace prepare: exit status {done.returncode}: {(done.stderr or done.stdout)[-2000:]}")
-
-
-def environment() -> dict[str, str]:
-    """Of all arms: one thread each, no network, no GPU, this tree to import, glibc's own allocator settings, nothing of
-    an outer launcher."""
-    outer = ("RAY_", "RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_", "TORCHELASTIC_", allocator.VARIABLE)
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(outer)}
-    return {
-        **kept,
-        "OMP_NUM_THREADS": "1",
-        "CUDA_VISIBLE_DEVICES": "",
-        "DS_ACCELERATOR": "cpu",
-        "ACCELERATE_USE_CPU": "true",
-        "HF_HUB_OFFLINE": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        "PYTHONWARNINGS": "ignore",
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "PYTHONPATH": f"{ROOT}:{ROOT / 'benchmarks/train/peers'}",
-    }

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.faults.jobs import Job, JobFailedError, Place, kill_within_a_step, running
-from benchmarks.faults.processes import take_charge
 from benchmarks.faults.steps import recovery
 from benchmarks.faults.storm import do
 from benchmarks.faults.trace import CUT_SHARD, Failure
+from benchmarks.harness.processes import take_charge
 
 LAUNCHER = Path(__file__).parent / "fake_launcher.py"
 SECONDS = 60.0

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.data.arms import Arm, compare, pinned, require_equal, run_arm
+from benchmarks.data.arms import Arm, compare, require_equal, run_arm
 from benchmarks.data.arms_ray import run_file, steady_rate
 from benchmarks.data.corpus import Corpus
+from benchmarks.harness.processes import pinned
 
 SCRIPT = """
 import json, pathlib, sys

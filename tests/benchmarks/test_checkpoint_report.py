@@ -7,7 +7,7 @@ import pytest
 from benchmarks.checkpoint.measure import check_saved, summary
 from benchmarks.checkpoint.plan import DCP_CACHED, DCP_PROCESS, DCP_THREAD, DEEPSPEED, HEADRACE, SHAPE, TORCH_SAVE
 from benchmarks.checkpoint.report import best_dcp, costs, section, share_of_steps, targets
-from benchmarks.data.targets import Target, Unmeasured
+from benchmarks.harness.targets import Target, Unmeasured
 
 MACHINE = {
     "cpu": "CPU",

@@ -13,7 +13,7 @@ import pytest
 from benchmarks.checkpoint import measure
 from benchmarks.checkpoint import plan as checkpoint_plan
 from benchmarks.faults import kills, plan
-from benchmarks.faults.failed import Failed, all_failed, reason_of, recorded, told
+from benchmarks.harness.failed import Failed, all_failed, reason_of, recorded, told
 
 
 @pytest.mark.parametrize(

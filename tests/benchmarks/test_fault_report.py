@@ -4,13 +4,13 @@ from typing import Any
 
 import pytest
 
-from benchmarks.data.targets import Target, Unmeasured
 from benchmarks.faults.arms import HEADRACE, TORCHRUN
 from benchmarks.faults.report import section
 from benchmarks.faults.snapshots import WITH, WITHOUT, mean_step_seconds, snapshot_share
 from benchmarks.faults.steps import Step
 from benchmarks.faults.storm import checkpoint_stalls, hangs
 from benchmarks.faults.targets import bound_of, targets
+from benchmarks.harness.targets import Target, Unmeasured
 from trainer.checkpoint.memory_layout import Numbers, Slot
 
 MACHINE = {

@@ -4,9 +4,11 @@ from typing import Any
 
 import pytest
 
-from benchmarks.data.report import BEGIN, END, put_section, report, table, target_table
-from benchmarks.data.stats import Estimate
-from benchmarks.data.targets import Target, Unmeasured, cpu_ratio, targets
+from benchmarks.data.report import report
+from benchmarks.data.targets import cpu_ratio, targets
+from benchmarks.harness.page import BEGIN, END, put_section, table, target_table
+from benchmarks.harness.stats import Estimate
+from benchmarks.harness.targets import Target, Unmeasured
 
 MACHINE = {
     "cpu": "CPU",

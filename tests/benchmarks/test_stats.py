@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.data.stats import Estimate, estimate, ratio, turns
+from benchmarks.harness.stats import Estimate, estimate, ratio, turns
 
 
 def test_estimate_of_five_values_gives_the_median_and_an_interval_within_them() -> None:

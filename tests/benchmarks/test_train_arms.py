@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.harness.environment import environment
 from benchmarks.train.arms import BARE, DDP, arms, read_sample, shown
 from benchmarks.train.memory import Case, cases, declared_bucket_bytes, row
 from benchmarks.train.plan import full, quick
 from benchmarks.train.start import starts
 from benchmarks.train.training import checked
-from benchmarks.train.work import environment, run_document
+from benchmarks.train.work import run_document
 from model.config import GPTConfig
 from model.gpt import GPT
 from trainer.config import load_run_file

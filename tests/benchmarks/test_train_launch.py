@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.train.launch import group, pin_titled, rank_environments
+from benchmarks.harness.launch import group, pin_titled, rank_environments
 
 CORE = frozenset({min(os.sched_getaffinity(0))})
 WAIT = "import signal; signal.pause()"

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.data.targets import Target
+from benchmarks.harness.targets import Target, Unmeasured
 from benchmarks.train.arms import ACCELERATE, BARE, BARE_KEEPING, LIGHTNING, NANO, STAGES, headrace, timed_steps
 from benchmarks.train.overhead import OWN_ALONE
 from benchmarks.train.report import failures, report
@@ -38,7 +38,7 @@ def sample(step_seconds: float, cpu_share: float = 1.0) -> dict[str, Any]:
     seconds = [10.0 * (step + 1) for step in range(10)]
     seconds += [100.0 + step_seconds * (step + 1) for step in range(50)]
     cpu = {"10": {"tree": 7.0, "rank": [5.0]}, "60": {"tree": 7.0 + 50 * step_seconds * cpu_share, "rank": [6.0]}}
-    return {"seconds": seconds, "cpu": cpu, "versions": {}}
+    return {"seconds": seconds, "cpu": cpu}
 
 
 def part(ranks: int = 1, **step_seconds: float) -> dict[str, Any]:
@@ -54,8 +54,12 @@ def results(**parts: Any) -> dict[str, Any]:
 
 
 def found_for(parts: dict[str, Any], what: str) -> Target:
-    (target,) = [target for target in targets(parts) if what in target.what]
+    (target,) = [target for target in known(parts) if what in target.what]
     return target
+
+
+def known(parts: dict[str, Any]) -> list[Target]:
+    return [promise for promise in targets(parts) if isinstance(promise, Target)]
 
 
 def test_timed_steps_are_those_between_the_marks() -> None:
@@ -90,7 +94,7 @@ def test_target_over_frameworks_takes_the_fastest_of_them() -> None:
 def test_targets_of_a_start_are_a_ratio_when_cold_and_seconds_when_warm() -> None:
     seconds = {own_name(1, False): [9.0] * 3, own_name(1, True): [1.9] * 3, BARE_START: [6.0] * 3}
     found = results(start={"work": WORK, "samples": seconds, "failed": {}, "commands": {}})
-    assert [(target.is_met, target.found.median) for target in targets(found)] == [(False, 1.5), (True, 1.9)]
+    assert [(target.is_met, target.found.median) for target in known(found)] == [(False, 1.5), (True, 1.9)]
 
 
 def memory_row(stage: int, peak: int, ranks: int = 2) -> dict[str, Any]:
@@ -100,8 +104,17 @@ def memory_row(stage: int, peak: int, ranks: int = 2) -> dict[str, Any]:
 def test_target_of_memory_takes_the_worst_number_of_ranks() -> None:
     rows = [memory_row(1, 104), memory_row(1, 106, ranks=4), memory_row(2, 90)]
     assert over_formula(rows[0]) == pytest.approx(1.04)
-    found = targets(results(memory={"parameters": 10, "rows": rows, "failed": {}}))
+    found = known(results(memory={"parameters": 10, "rows": rows, "failed": {}}))
     assert [(target.is_met, target.found.median) for target in found] == [(False, 1.06), (True, 0.9)]
+
+
+def test_targets_of_what_was_not_measured_tell_why() -> None:
+    failed = {**part(own=1.0, bare=1.0), "failed": {NANO: "exit status 1"}}
+    unmeasured = {p.what: p.reason for p in targets(results(ranks_1=failed)) if isinstance(p, Unmeasured)}
+    assert unmeasured[f"1 rank: {headrace(2)} over {NANO}, tokens/s"] == f"{NANO} failed"
+    assert unmeasured[f"1 rank: {headrace(2)} over {BARE_KEEPING}, tokens/s"] == f"{BARE_KEEPING} was not run"
+    assert unmeasured[f"start: {own_name(1, True)}, s"] == "this part was not run"
+    assert f"1 rank: {headrace(2)} over {BARE}, tokens/s" not in unmeasured
 
 
 def test_report_tells_of_the_parts_that_were_measured_and_of_what_failed() -> None:
@@ -110,7 +123,7 @@ def test_report_tells_of_the_parts_that_were_measured_and_of_what_failed() -> No
     assert f"| {BARE} | 1,000 (1,000 to 1,000) |  | 1,000 (1,000 to 1,000) | 0.500 (0.500 to 0.500) | 1.0e-06 |" in text
     assert f"| {headrace(2)} | 500 (500 to 500) | 0.500 (0.500 to 0.500) |" in text
     assert "**Lightning failed and is not timed**: luck" in text
-    assert "2 ranks" not in text
+    assert "### Training, 2 ranks" not in text
     assert failures(results(ranks_1=measured)) == {f"ranks-1: {LIGHTNING}": "Lightning: exit status 1: no\nluck"}
 
 

@@ -10,7 +10,6 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -60,13 +59,6 @@ def asked() -> Task:
     """The arm's task; from here on one thread computes."""
     torch.set_num_threads(1)
     return Task(**json.loads(sys.argv[-1]))
-
-
-def tell_versions(task: Task, packages: Iterable[str]) -> None:
-    """Leave the versions of what takes part beside the stamps."""
-    if RANK == 0:
-        found = {name: version(name) for name in ("torch", *packages)}
-        Path(task.out, "versions.json").write_text(json.dumps(found))
 
 
 def build_model(task: Task) -> GPT:

@@ -3,13 +3,12 @@
 import os
 
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from common import Blocks, asked, build_model, build_optimizer, mean_loss, set_rate, tell_versions
+from common import Blocks, asked, build_model, build_optimizer, mean_loss, set_rate
 
 
 def main() -> None:
     """Train on the task."""
     task = asked()
-    tell_versions(task, ("accelerate",))
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     views = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
     accelerator = Accelerator(cpu=True, mixed_precision="no", kwargs_handlers=[views])

@@ -1,12 +1,11 @@
 """The bare loop: PyTorch, the model, the optimizer, and nothing around them."""
 
-from common import asked, build_model, build_optimizer, plain_loop, tell_versions
+from common import asked, build_model, build_optimizer, plain_loop
 
 
 def main() -> None:
     """Train on the task."""
     task = asked()
-    tell_versions(task, ())
     model = build_model(task)
     plain_loop(model, model.parameters(), build_optimizer(model, task), task)
 

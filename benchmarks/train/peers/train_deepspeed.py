@@ -4,13 +4,12 @@ import logging
 import os
 
 import deepspeed
-from common import Blocks, asked, build_model, build_optimizer, mean_loss, set_rate, tell_versions
+from common import Blocks, asked, build_model, build_optimizer, mean_loss, set_rate
 
 
 def main() -> None:
     """Train on the task."""
     task = asked()
-    tell_versions(task, ("deepspeed",))
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     # Else the first collective compiles an operation for two minutes, in every run.
     vars(deepspeed.ops)["__compatible_ops__"] = {}

@@ -15,7 +15,6 @@ from common import (
     build_optimizer,
     mean_loss,
     rate_schedule,
-    tell_versions,
 )
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
@@ -46,7 +45,6 @@ class Module(lightning.LightningModule):
 def main() -> None:
     """Train on the task."""
     task = asked()
-    tell_versions(task, ("lightning",))
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     many = DDPStrategy(process_group_backend="gloo", gradient_as_bucket_view=True)
     trainer = lightning.Trainer(

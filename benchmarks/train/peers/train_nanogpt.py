@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 import torch
-from common import Blocks, Task, asked, set_rate, tell_versions
+from common import Blocks, Task, asked, set_rate
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -121,7 +121,6 @@ def configure_optimizers(model: nn.Module, task: Task) -> torch.optim.AdamW:
 def main() -> None:
     """Train on the task."""
     task = asked()
-    tell_versions(task, ())
     raw = with_weights(task.model, torch.load(task.weights, weights_only=True))
     optimizer = configure_optimizers(raw, task)
     model: Any = torch.compile(raw) if task.compile else raw

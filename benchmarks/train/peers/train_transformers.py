@@ -4,7 +4,7 @@ import os
 from typing import Any
 
 import torch
-from common import Blocks, Task, asked, build_model, build_optimizer, mean_loss, rate_schedule, tell_versions
+from common import Blocks, Task, asked, build_model, build_optimizer, mean_loss, rate_schedule
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
@@ -72,7 +72,6 @@ class Stamp(TrainerCallback):
 def main() -> None:
     """Train on the task."""
     task = asked()
-    tell_versions(task, ("transformers", "accelerate"))
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     arguments = TrainingArguments(
         output_dir=task.out,

@@ -12,24 +12,31 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from benchmarks.data.arms import ROOT, pinned
+from benchmarks.harness.environment import ROOT
+from benchmarks.harness.processes import pinned
 
 END_SECONDS = 90.0
 _POLL_SECONDS = 0.2
 
 
 class Group:
-    """Processes that are one arm. `log` has what they said."""
+    """Processes that are one arm, in a folder. `log` has what they said."""
 
-    def __init__(self, name: str, log: Path) -> None:
-        self._name, self._log = name, log
+    def __init__(self, name: str, log: Path, folder: Path) -> None:
+        self._name, self._log, self._folder = name, log, folder
         self.processes: list[subprocess.Popen[bytes]] = []
 
     def start(self, command: Sequence[str], cores: frozenset[int], environment: Mapping[str, str]) -> None:
         """One more process, on these cores with all that it starts."""
         with pinned(cores), self._log.open("ab") as log:
             process = subprocess.Popen(
-                command, cwd=ROOT, env=dict(environment), stdout=log, stderr=log, start_new_session=True
+                command,
+                cwd=self._folder,
+                env=dict(environment),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
         self.processes.append(process)
 
@@ -81,9 +88,9 @@ class Group:
 
 
 @contextmanager
-def group(name: str, log: Path) -> Iterator[Group]:
+def group(name: str, log: Path, folder: Path = ROOT) -> Iterator[Group]:
     """A group that ends with the block."""
-    made = Group(name, log)
+    made = Group(name, log, folder)
     try:
         yield made
     finally:

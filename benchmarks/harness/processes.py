@@ -10,15 +10,14 @@ import ctypes
 import os
 import signal
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
 from cluster.chaos.process_table import descendants, read_parents
 
-CPU_ONLY = {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
-"""In the environment of all arms: they train on the CPU, whatever the machine has."""
 CORES = 2
 _PR_SET_CHILD_SUBREAPER = 36
 POLL_SECONDS = 0.02
@@ -29,10 +28,9 @@ def take_charge() -> None:
     """Have what outlives its parent become a child of this process, and a SIGTERM end this one by an exception.
 
     So the blocks that end a job's processes are left in order. All that is started from here on has the last two cores
-    that this process may use, and no GPU. OSError if the kernel refuses.
+    that this process may use. OSError if the kernel refuses.
     """
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-CORES:])
-    os.environ.update(CPU_ONLY)
     signal.signal(signal.SIGTERM, _leave)
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
@@ -79,3 +77,14 @@ def _reap_adopted(pid: int, owned: frozenset[int]) -> None:
         if parent == pid and one not in owned and _has_ended(one):
             with suppress(ChildProcessError):  # whoever started it has reaped it meanwhile
                 os.waitpid(one, os.WNOHANG)
+
+
+@contextmanager
+def pinned(cores: frozenset[int]) -> Iterator[None]:
+    """This process, and all that it starts meanwhile, on the given cores."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)

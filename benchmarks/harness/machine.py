@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import re
+import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -26,6 +28,13 @@ def describe_machine(results: Mapping[str, Any], own_packages: Sequence[str] = O
         "own_versions": {name: version(name) for name in own_packages},
         "peers_versions": dict(sorted(_versions(results))),
     }
+
+
+def peers_versions(python: str, packages: Sequence[str]) -> dict[str, str]:
+    """Versions of packages in the environment of that Python. Raises: CalledProcessError where one is missing."""
+    code = f"import json, importlib.metadata as m; print(json.dumps({{n: m.version(n) for n in {tuple(packages)!r}}}))"
+    done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
+    return dict(json.loads(done.stdout))
 
 
 def _versions(value: Any) -> Iterable[tuple[str, str]]:
