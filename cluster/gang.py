@@ -16,6 +16,8 @@ import ray.exceptions
 import ray.train
 import ray.util
 from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.v2._internal.exceptions import RayTrainError
+from ray.train.v2.api.exceptions import TrainingFailedError
 
 from cluster.driver_cord import Cord, hold_on
 from cluster.gang_folder import GangFolder, Place, Verdict
@@ -34,6 +36,8 @@ logger = logging.getLogger(__name__)
 LOOPBACK = "127.0.0.1"
 LONGEST_REASON = 300  # characters of what Ray says
 NODE_ID_LABEL = "ray.io/node-id"
+EXPECTED_ERRORS = (ray.exceptions.RayError, TrainingFailedError, RayTrainError, OSError, GangFailed)
+"""What a gang's end looks like to the driver where a worker, a node or the cluster is lost, or has too little room."""
 
 
 def make_gang_spec(
@@ -156,11 +160,17 @@ def _trainer(
 
 
 def _fit(trainer: GangTrainer) -> Exception | None:
-    """Ray Train's error, if the gang did not end well; whatever goes wrong in its controller ends the gang alone."""
+    """Ray Train's error, if the gang did not end well; whatever goes wrong in its controller ends the gang alone.
+
+    The controller runs in this process: an error that neither Ray nor a worker raised is a fault of this program, and
+    is told with its trace.
+    """
     try:
         trainer.fit()
     except Exception as error:
-        logger.debug("Ray Train ended with an error", exc_info=error)
+        cause = getattr(error, "controller_failure", error)
+        level = logging.DEBUG if isinstance(cause, EXPECTED_ERRORS) else logging.ERROR
+        logger.log(level, "Ray Train ended with an error", exc_info=cause)
         failed: Exception = error
         return failed
     return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from trainer.plan import RunPlan, StageMemory
 from trainer.plan_memory import Setting
 from trainer.plan_search import Found
+from trainer.zero import engine_stage
 
 _GIB = 1 << 30
 _NAMED_STAGES = {"none": "", "optimizer": ", optimizer offloaded", "all": ", all offloaded"}
@@ -53,10 +54,12 @@ def _model_lines(plan: RunPlan) -> list[str]:
 
 
 def _memory_lines(plan: RunPlan) -> list[str]:
-    memory = plan.memory
+    memory, setting = plan.memory, plan.setting
+    engine = engine_stage(setting.stage, setting.offload, plan.batch.world_size, plan.precision)
+    alone = "" if engine == setting.stage else f" (one rank in {plan.precision} trains at stage {engine})"
     states = ", ".join(f"{name} {size_text(size)}" for name, size in memory.states.items() if size)
     lines = [
-        f"memory of a rank with {setting_text(plan.setting)}:",
+        f"memory of a rank with {setting_text(setting)}{alone}:",
         f"  states {size_text(sum(memory.states.values()))}: {states}",
         f"  activations {size_text(memory.activations)} of a pass; highest at: {memory.peak_moment}, "
         f"{size_text(memory.peak)} in all",

@@ -65,11 +65,10 @@ def _merge(base: dict[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def engine_stage(train: TrainSettings, world_size: int, precision: str) -> int:
+def engine_stage(stage: int, offload: str, world_size: int, precision: str) -> int:
     """The stage that the engine runs at. One rank has nothing to share out: in fp32 it trains at stage 0, which copies
     no gradients and no masters."""
-    is_alone = world_size == 1 and precision == "fp32" and train.zero.offload == "none"
-    return 0 if is_alone else train.zero.stage
+    return 0 if world_size == 1 and precision == "fp32" and offload == "none" else stage
 
 
 def deepspeed_config(train: TrainSettings, plan: BatchPlan, precision: str, parameters: int) -> dict[str, Any]:
@@ -83,7 +82,7 @@ def deepspeed_config(train: TrainSettings, plan: BatchPlan, precision: str, para
         TrainError: `train.deepspeed` sets what Headrace owns.
     """
     check_passthrough(train.deepspeed)
-    stage = engine_stage(train, plan.world_size, precision)
+    stage = engine_stage(train.zero.stage, train.zero.offload, plan.world_size, precision)
     passes = plan.accumulation * (2 if train.adversarial else 1)  # DeepSpeed counts backward passes
     config: dict[str, Any] = {
         "train_batch_size": plan.micro_batch * passes * plan.world_size,

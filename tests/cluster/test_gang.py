@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 import ray.train
 from ray.exceptions import ActorDiedError
 
-from cluster.gang import _verdict_of, _verdict_of_ray, make_gang_spec
+from cluster.gang import _fit, _verdict_of, _verdict_of_ray, make_gang_spec
 from cluster.gang_folder import Verdict
 from cluster.policy import Death, Diagnosis
 from cluster.spec import GangFailed
@@ -90,3 +92,28 @@ def test_verdict_of_a_gang_that_never_started_is_told_apart() -> None:
 def test_ranks_on_a_cpu_keep_what_they_free(device: str, keeps_memory: bool) -> None:
     spec = make_gang_spec("mill", "out", {"device": device}, "auto", 3, "secret")
     assert spec.keeps_memory == keeps_memory
+
+
+class FailingTrainer:
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def fit(self) -> None:
+        raise self._error
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (gang_error(r0=OSError("lost")), []),
+        (ray.train.ControllerError(ActorDiedError()), []),
+        (ray.train.ControllerError(TypeError("no such argument")), ["TypeError"]),
+        (AttributeError("no such field"), ["AttributeError"]),
+    ],
+)
+def test_fit_that_fails_by_a_fault_of_this_program_is_told_with_its_trace(
+    error: Exception, told: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, logger="cluster.gang"):
+        assert _fit(FailingTrainer(error)) is error  # type: ignore[arg-type]
+    assert [type(r.exc_info[1]).__name__ for r in caplog.records if r.exc_info and r.exc_info[1]] == told

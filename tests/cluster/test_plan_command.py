@@ -129,6 +129,15 @@ def test_plan_text_has_every_part(file: Path, capsys: pytest.CaptureFixture[str]
     assert any("Daly 2006" in line for line in lines)
 
 
+@pytest.mark.parametrize(("world", "note"), [(1, " (one rank in fp32 trains at stage 0):"), (2, ":")])
+def test_plan_text_tells_at_which_stage_one_rank_trains(
+    file: Path, capsys: pytest.CaptureFixture[str], world: int, note: str
+) -> None:
+    assert main(["plan", str(file), "--world", str(world), "--set", "train.precision=fp32"]) == 0
+    [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("memory of a rank")]
+    assert line.endswith("activation_checkpointing none" + note)
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
