@@ -63,7 +63,7 @@ def texts(database: Path, table: str) -> dict[str, str]:
 
 
 def _query(database: Path, sql: str) -> list[tuple]:  # type: ignore[type-arg]
-    connection = sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=20)
+    connection = sqlite3.connect(f"file:{database}?mode=rw", uri=True, timeout=20)
     try:
         return connection.execute(sql).fetchall()
     finally:
