@@ -100,6 +100,9 @@ def deepspeed_config(train: TrainSettings, plan: BatchPlan, precision: str, para
     }
     if precision != "fp32":
         config[precision] = {"enabled": True}
+    elif stage in (1, 2):
+        # Either way the whole bucket is summed on all ranks; so it is done in place, without two copies of gradients.
+        config["zero_optimization"]["reduce_scatter"] = False
     if precision == "bf16" and stage > 0:
         config["data_types"] = {"grad_accum_dtype": "fp32"}
     return _merge(config, train.deepspeed)

@@ -42,6 +42,17 @@ def test_config_of_one_rank_in_fp32_partitions_nothing(world_size: int, precisio
     assert config["zero_optimization"]["stage"] == found
 
 
+@pytest.mark.parametrize(
+    ("stage", "precision", "found"),
+    [(0, "fp32", None), (1, "fp32", False), (2, "fp32", False), (3, "fp32", None), (2, "bf16", None)],
+)
+def test_config_sums_gradients_in_place_where_deepspeed_would_copy_them(
+    stage: int, precision: str, found: bool | None
+) -> None:
+    zero = deepspeed_config(settings(zero={"stage": stage}), plan_batch(8, 2, 2), precision, parameters=10)
+    assert zero["zero_optimization"].get("reduce_scatter") is found
+
+
 @pytest.mark.parametrize(("stage", "dtypes"), [(0, None), (1, {"grad_accum_dtype": "fp32"})])
 def test_config_in_bf16_accumulates_in_fp32_where_deepspeed_can(stage: int, dtypes: Any) -> None:
     config = deepspeed_config(settings(zero={"stage": stage}), plan_batch(8, 2, 2), "bf16", parameters=10)
@@ -56,6 +67,7 @@ def test_passthrough_is_laid_over_ours() -> None:
         "stage": 2,
         "reduce_bucket_size": 5,
         "allgather_bucket_size": 1000,
+        "reduce_scatter": False,
         "overlap_comm": True,
     }
     assert config["wall_clock_breakdown"] is True
