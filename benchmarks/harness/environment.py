@@ -9,12 +9,13 @@ from trainer import allocator
 
 ROOT = Path(__file__).resolve().parents[2]
 _OUTER = ("RAY_", "RANK", "WORLD_SIZE", "LOCAL_", "MASTER_", "TORCHELASTIC_", allocator.VARIABLE)
+CPU_ONLY = {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
+"""All arms train on the CPU, whatever the machine has."""
 _SETTINGS = {
+    **CPU_ONLY,
     "OMP_NUM_THREADS": "1",
     "RAYON_NUM_THREADS": "1",
     "TOKENIZERS_PARALLELISM": "false",
-    "CUDA_VISIBLE_DEVICES": "",
-    "DS_ACCELERATOR": "cpu",
     "ACCELERATE_USE_CPU": "true",
     "HF_HUB_OFFLINE": "1",
     "PYTHONWARNINGS": "ignore",

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from benchmarks.harness.environment import CPU_ONLY
 from cluster.chaos.process_table import descendants, read_parents
 
 CORES = 2
@@ -28,9 +29,10 @@ def take_charge() -> None:
     """Have what outlives its parent become a child of this process, and a SIGTERM end this one by an exception.
 
     So the blocks that end a job's processes are left in order. All that is started from here on has the last two cores
-    that this process may use. OSError if the kernel refuses.
+    that this process may use, and no GPU. OSError if the kernel refuses.
     """
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-CORES:])
+    os.environ.update(CPU_ONLY)
     signal.signal(signal.SIGTERM, _leave)
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
